@@ -1,0 +1,132 @@
+// Package sandbox is the contract between a session and an isolation backend.
+//
+// A Backend turns a Spec, in which everything is already decided and resolved,
+// into an Instance: a boundary that stands, with the guest supervisor inside
+// it and no command running yet. The session then attaches the gateway to the
+// instance's link, and only then starts commands. All of it runs in the
+// controller; what lies beyond the Instance is hostile.
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+)
+
+// NetworkKind says what the sandbox has for a network.
+type NetworkKind uint8
+
+// The networks. None of them has a route to the host.
+const (
+	// NetNone: only the sandbox's own loopback.
+	NetNone NetworkKind = iota
+	// NetTAP: a TAP device whose other end is Link: every packet ends there.
+	NetTAP
+	// NetRelay: only loopback, with a TCP listener on 127.0.0.1:RelayPort
+	// inside, whose listening descriptor is Link.
+	NetRelay
+)
+
+// RelayPort is where the relay listens inside the sandbox.
+const RelayPort = 3128
+
+// Addresses on the TAP link. The sandbox has Guest, the gateway answers for
+// every other address. 198.18.0.0/15 is reserved for benchmarks (RFC 2544) and
+// fd62:756c::/64 is a unique local prefix (RFC 4193): neither exists outside.
+const (
+	LinkGuest4   = "198.18.0.2/15"
+	LinkGateway4 = "198.18.0.1" // also the DNS server
+	LinkGuest6   = "fd62:756c::2/64"
+	LinkGateway6 = "fd62:756c::1"
+	LinkMTU      = 65520
+)
+
+// Limits of a session. Zero means no limit. A limit that the host cannot
+// enforce makes Prepare fail: never weaker than asked.
+type Limits struct {
+	Memory int64 // bytes, all processes together
+	PIDs   int   // processes and threads
+	CPUs   float64
+	Wall   time.Duration // enforced by the session
+}
+
+// Spec describes a sandbox completely. Nothing in it is a policy any more.
+type Spec struct {
+	Session  vocabulary.SessionID
+	Mounts   []vocabulary.Mount // in order; see vocabulary.Mount
+	UID, GID int                // inside, the same as outside
+	Hostname string
+	Network  NetworkKind
+	Limits   Limits
+}
+
+// Command is one command to start inside.
+type Command struct {
+	Argv []string // Argv[0] is looked up on the PATH of Env, inside
+	Env  []string // the whole environment, KEY=VALUE
+	Dir  string   // absolute, inside
+	// Terminal asks for a new pseudo-terminal made inside the sandbox. Of
+	// Stdio, the nil entries are connected to it. Rows and Cols are its size.
+	Terminal   bool
+	Rows, Cols uint16
+	// Stdio are the descriptors for 0, 1, 2: pipes or /dev/null, never a
+	// terminal, a directory or a socket of the host. Start does not close them.
+	Stdio [3]*os.File
+}
+
+// Instance is a boundary that stands. Safe for concurrent use.
+type Instance interface {
+	// Link is the gateway's end of the network: the TAP descriptor (NetTAP) or
+	// the listening socket (NetRelay); nil for NetNone. The caller owns it.
+	Link() *os.File
+	// Start runs a command. A command that can't be found or executed is an
+	// *ExecError.
+	Start(context.Context, Command) (Process, error)
+	// PID is the host's view of the sandbox's first process, for posture tests.
+	PID() int
+	// Done is closed when nothing of the instance runs any more.
+	Done() <-chan struct{}
+	// Cause says why the instance ended, after Done: nil after Kill or a normal
+	// end, otherwise which part died or which limit was hit.
+	Cause() error
+	// Kill ends everything inside, and returns when it is gone and its cgroup
+	// and other host state are removed. Idempotent.
+	Kill() error
+}
+
+// Process is one command inside.
+type Process interface {
+	// Terminal is the controlling end of the pseudo-terminal; nil without one.
+	// The caller owns it.
+	Terminal() *os.File
+	// Wait returns the exit code of the contract: the command's own, or 128+n
+	// for a signal. It fails if the sandbox died before it was known.
+	Wait() (int, error)
+	// Signal sends a signal to the command's process group.
+	Signal(os.Signal) error
+	// Stopped delivers a value each time the command's foreground job stopped
+	// (Ctrl-Z); Signal(SIGCONT) goes on.
+	Stopped() <-chan struct{}
+}
+
+// Backend makes instances. Check says, before anything is started, whether
+// this host can give this isolation; its error is for the terminal (what is
+// missing, how to get it) and becomes exit code 12.
+type Backend interface {
+	Isolation() vocabulary.Isolation
+	Check(Spec) error
+	Prepare(context.Context, Spec) (Instance, error)
+}
+
+// ExecError says that a command could not be started.
+type ExecError struct {
+	Name     string
+	NotFound bool // exit 127; otherwise 126
+	Err      error
+}
+
+func (e *ExecError) Error() string { return fmt.Sprintf("%s: %v", e.Name, e.Err) }
+func (e *ExecError) Unwrap() error { return e.Err }

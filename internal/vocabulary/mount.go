@@ -1,0 +1,38 @@
+package vocabulary
+
+// MountKind says how a path comes to stand inside a sandbox.
+type MountKind uint8
+
+// The kinds of mounts, the same in every tier.
+const (
+	// BindRO shows the host's Source at Target, read-only, nosuid, nodev.
+	BindRO MountKind = iota
+	// BindRW shows the host's Source at Target, writable, nosuid, nodev.
+	BindRW
+	// Tmpfs is an empty private directory at Target, Size bytes at most
+	// (0: the backend's default), with mode Perm (0: 0755).
+	Tmpfs
+	// Data is a read-only private file at Target with the bytes in Data.
+	Data
+	// Symlink is a link at Target pointing to Source (a path inside).
+	Symlink
+	// MaskFile puts an unreadable, unwritable file over an existing one.
+	MaskFile
+	// MaskDir puts an empty, unwritable directory over an existing one.
+	MaskDir
+)
+
+// Mount is one line of a sandbox's mount plan. Plans are ordered: a later
+// mount covers an earlier one. Source and Target are absolute and clean, and
+// Source is already resolved: it holds no symbolic link.
+type Mount struct {
+	Kind   MountKind
+	Source string
+	Target string
+	Data   []byte
+	Size   int64
+	Perm   uint32
+	// Why says where the mount comes from: a policy position, a preset, or
+	// "system directories"; shown by policy show and in posture reports.
+	Why string
+}
