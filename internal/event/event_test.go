@@ -1,0 +1,120 @@
+package event
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	v1 "github.com/bulkhead-dev/bulkhead/api/v1"
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+)
+
+func TestRecordIsOneLineInOrder(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "e.jsonl")
+	id := vocabulary.NewSessionID()
+	l, err := Create(path, id, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 200
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			// Hostile text must not make a second line or a field of its own.
+			if err := l.Record(v1.Event{Action: "x", Resource: "a\n{\"seq\":99}\x00", Verdict: vocabulary.Allow}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	l.Close()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, used, err := Decode(data)
+	if err != nil || used != len(data) || len(events) != n {
+		t.Fatalf("%d events, %d of %d bytes, %v", len(events), used, len(data), err)
+	}
+	for i, e := range events {
+		if e.Seq != uint64(i+1) || e.Session != id || !e.Degraded || e.Version != 1 || e.Time.IsZero() {
+			t.Fatalf("event %d: %+v", i, e)
+		}
+	}
+	if st, _ := os.Stat(path); st.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v", st.Mode())
+	}
+}
+
+func TestCreateRefusesWhatIsNoFile(t *testing.T) {
+	dir := t.TempDir()
+	link, fifo := filepath.Join(dir, "link"), filepath.Join(dir, "fifo")
+	target := filepath.Join(dir, "target")
+	if err := os.Symlink(target, link); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{link, fifo, dir, filepath.Join(dir, "no", "such")} {
+		if _, err := Create(path, vocabulary.NewSessionID(), false); err == nil {
+			t.Errorf("%s was accepted", path)
+		}
+	}
+	if _, err := os.Lstat(target); err == nil {
+		t.Error("the link's target was created")
+	}
+}
+
+// On a full disk the act is refused, the log stays readable, and recording goes
+// on when there is space again. RLIMIT_FSIZE stands in for the full disk: the
+// kernel takes a part of the write in the same way.
+func TestFullDiskLosesNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "e.jsonl")
+	l, err := Create(path, vocabulary.NewSessionID(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	long := v1.Event{Action: "x", Resource: vocabulary.Resource(strings.Repeat("r", 500))}
+	if err := l.Record(long); err != nil {
+		t.Fatal(err)
+	}
+	var old syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
+		t.Fatal(err)
+	}
+	small := old
+	small.Cur = 1000
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &small); err != nil {
+		t.Fatal(err)
+	}
+	err = l.Record(long)
+	if rerr := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &old); rerr != nil {
+		t.Fatal(rerr)
+	}
+	if err == nil {
+		t.Fatal("the event counts as recorded")
+	}
+	if err := l.Record(long); err != nil {
+		t.Fatalf("with space again: %v", err)
+	}
+	data, _ := os.ReadFile(path)
+	events, used, err := Decode(data)
+	if err != nil || len(events) != 2 || used != len(data) || events[1].Seq != 2 {
+		t.Fatalf("%d events, %d of %d bytes, %v", len(events), used, len(data), err)
+	}
+}
+
+func TestVerdictZeroValueDenies(t *testing.T) {
+	events, _, err := Decode([]byte(`{"v":1}` + "\n"))
+	if err != nil || events[0].Verdict != vocabulary.Deny {
+		t.Fatal(events, err)
+	}
+	if _, _, err := Decode([]byte(`{"v":1,"verdict":"yes"}` + "\n")); err == nil {
+		t.Error("an unknown verdict was read")
+	}
+}
