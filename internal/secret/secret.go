@@ -14,28 +14,43 @@ import (
 
 // Value is a secret. The zero Value is empty.
 type Value struct {
-	_ [0]func() // not comparable
-	b []byte
+	// A function, because fmt calls no method on another struct's unexported
+	// field: there it would print a slice's bytes, and even a pointer's for a
+	// verb that does not fit. Of a function it knows only the address. Functions
+	// can't be compared either.
+	bytes func() []byte
 }
 
 // New takes a copy of b.
-func New(b []byte) Value { return Value{b: append([]byte(nil), b...)} }
+func New(b []byte) Value {
+	c := append([]byte(nil), b...)
+	return Value{func() []byte { return c }}
+}
+
+// Clone returns a copy that Wipe of v leaves alone.
+func (v Value) Clone() Value { return New(v.Reveal()) }
 
 // Empty reports whether there is nothing in it.
-func (v Value) Empty() bool { return len(v.b) == 0 }
+func (v Value) Empty() bool { return len(v.Reveal()) == 0 }
 
 // Reveal returns the bytes. Callers write them to the wire and drop them.
-func (v Value) Reveal() []byte { return v.b }
+func (v Value) Reveal() []byte {
+	if v.bytes == nil {
+		return nil
+	}
+	return v.bytes()
+}
 
 // Equal compares in constant time for a given length.
 func (v Value) Equal(candidate []byte) bool {
-	return subtle.ConstantTimeCompare(v.b, candidate) == 1
+	return subtle.ConstantTimeCompare(v.Reveal(), candidate) == 1
 }
 
-// Wipe overwrites the bytes; every copy of this Value is empty afterwards.
+// Wipe overwrites the bytes: v is empty afterwards, and every copy of it but a
+// Clone holds only zeros.
 func (v *Value) Wipe() {
-	clear(v.b)
-	v.b = nil
+	clear(v.Reveal())
+	v.bytes = nil
 }
 
 const redacted = "[secret]"

@@ -1,0 +1,71 @@
+# Two commands are enough: make demo, make test. make help lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# .cache/go is where scripts/install-deps puts a Go toolchain if the host has
+# none that can build this module.
+export PATH := $(CURDIR)/.cache/go/bin:$(PATH):/usr/local/go/bin
+export CGO_ENABLED := 0
+export GOTOOLCHAIN ?= auto
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME ?= 10s
+RUNS ?= 25
+
+.PHONY: help
+help: ## list these targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.PHONY: demo
+demo: ## install what is missing, build, and run the phish with and without containment
+	@scripts/install-deps run
+	@$(MAKE) --no-print-directory build
+	@bin/bulkhead redteam run phish --runs $(RUNS)
+
+.PHONY: build
+build: ## put the binaries into bin/
+	@mkdir -p bin
+	go build -trimpath -o bin/ ./cmd/...
+
+.PHONY: test
+test: ## install what the tests need, then vet and run all of them
+	@scripts/install-deps test
+	go vet ./...
+	@go run ./scripts/gotest $(GOTESTFLAGS) ./...
+
+.PHONY: bench
+bench: ## measure start, request and file work against bare bwrap, srt and fence
+	@scripts/install-deps bench
+	@$(MAKE) --no-print-directory build
+	@mkdir -p .cache/bench
+	@go build -o .cache/bench/bench ./bench
+	@.cache/bench/bench -bulkhead bin/bulkhead -cache .cache/bench $(BENCHFLAGS)
+
+.PHONY: e2e-agents
+e2e-agents: ## run the phish with a real agent from npm, driven by a scripted model
+	@scripts/install-deps agents
+	@$(MAKE) --no-print-directory build
+	@BULKHEAD_E2E_AGENTS=1 go run ./scripts/gotest -timeout 30m ./e2e/agents/...
+
+.PHONY: check
+check: ## format, vet, static analysis, cross compilation, short fuzzing, SECURITY.md's table
+	@scripts/install-deps test
+	@out=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [ -z "$$out" ] || { echo "gofmt these files:"; echo "$$out"; exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+	GOOS=linux GOARCH=arm64 go build -o /dev/null ./...
+	GOOS=darwin GOARCH=arm64 go build -o /dev/null ./...
+	GOOS=windows GOARCH=amd64 go build -o /dev/null ./...
+	scripts/enforcement-size --check
+	scripts/fuzz $(FUZZTIME)
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME (10s)
+	@scripts/fuzz $(FUZZTIME)
+
+.PHONY: clean
+clean: ## remove what was built and downloaded
+	@[ ! -d .cache ] || chmod -R u+w .cache
+	rm -rf bin .cache

@@ -1,0 +1,208 @@
+// Command bench measures what containment costs, against doing the same
+// without it and against comparable tools, all in one run on one machine.
+//
+// The contenders of one question take turns (a, b, c, a, b, c, …), so that a
+// slow minute of the machine hits all of them, and what counts are ratios of
+// medians. A peer that can't be had is printed as absent with the reason.
+//
+//	bench -bulkhead bin/bulkhead -cache .cache/bench [-json] [-only start,request,work] [-rounds N]
+//
+// It also carries the two programs that run inside the sandbox: "bench client"
+// (HTTPS requests over one connection) and "bench time" (a command, repeated).
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+)
+
+// row is one line of the answer.
+type row struct {
+	Question string  `json:"question"` // start, request, work
+	Name     string  `json:"name"`
+	Median   float64 `json:"median_ms,omitempty"`
+	Ratio    string  `json:"ratio,omitempty"` // what Median is compared with
+	Goal     string  `json:"goal,omitempty"`
+	Met      *bool   `json:"met,omitempty"`
+	Absent   string  `json:"absent,omitempty"` // why there is no figure
+}
+
+type report struct {
+	Kernel string `json:"kernel"`
+	CPUs   int    `json:"cpus"`
+	UID    int    `json:"uid"`
+	Rounds int    `json:"rounds"`
+	Rows   []row  `json:"rows"`
+}
+
+type bench struct {
+	ctx      context.Context
+	bulkhead string // absolute path
+	self     string // absolute path of this binary
+	cache    string // where peers are installed
+	dir      string // scratch, removed at the end
+	rounds   int
+	rows     []row
+}
+
+func main() {
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "client":
+			os.Exit(clientMain(os.Args[2:]))
+		case "time":
+			os.Exit(timeMain(os.Args[2:]))
+		}
+	}
+	os.Exit(run())
+}
+
+func run() int {
+	bulkhead := flag.String("bulkhead", "bin/bulkhead", "the binary to measure")
+	cache := flag.String("cache", ".cache/bench", "where peers are installed")
+	asJSON := flag.Bool("json", false, "print the report as JSON")
+	only := flag.String("only", "start,request,work", "the questions to ask")
+	rounds := flag.Int("rounds", 21, "runs of each contender for start; fewer where a run is long")
+	flag.Parse()
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	b, err := newBench(ctx, *bulkhead, *cache, *rounds)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		return 1
+	}
+	defer os.RemoveAll(b.dir)
+	questions := map[string]func() error{"start": b.start, "request": b.request, "work": b.work}
+	failed := false
+	for _, q := range strings.Split(*only, ",") {
+		f, ok := questions[q]
+		if !ok {
+			fmt.Fprintf(os.Stderr, "bench: no question %q (start, request, work)\n", q)
+			return 2
+		}
+		fmt.Fprintf(os.Stderr, "measuring %s …\n", q)
+		if err := f(); err != nil {
+			fmt.Fprintf(os.Stderr, "bench: %s: %v\n", q, err)
+			failed = true
+		}
+	}
+	b.print(*asJSON)
+	if failed {
+		return 1
+	}
+	return 0
+}
+
+func newBench(ctx context.Context, bulkhead, cache string, rounds int) (*bench, error) {
+	b := &bench{ctx: ctx, rounds: max(3, rounds)}
+	var err error
+	if b.bulkhead, err = filepath.Abs(bulkhead); err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(b.bulkhead); err != nil {
+		return nil, fmt.Errorf("%w: run make build first", err)
+	}
+	if b.cache, err = filepath.Abs(cache); err != nil {
+		return nil, err
+	}
+	if b.self, err = os.Executable(); err != nil {
+		return nil, err
+	}
+	if b.dir, err = os.MkdirTemp("", "bulkhead-bench-"); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func (b *bench) print(asJSON bool) {
+	r := report{Kernel: kernel(), CPUs: runtime.NumCPU(), UID: os.Getuid(), Rounds: b.rounds, Rows: b.rows}
+	if asJSON {
+		enc := json.NewEncoder(os.Stdout)
+		enc.SetIndent("", "  ")
+		enc.Encode(r)
+		return
+	}
+	fmt.Printf("kernel %s, %d CPUs, uid %d; medians, contenders taking turns\n\n", r.Kernel, r.CPUs, r.UID)
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "what\tmedian\tcompared\tgoal\t")
+	for _, row := range r.Rows {
+		if row.Absent != "" {
+			fmt.Fprintf(w, "%s: %s\tabsent\tsee below\t%s\t\n", row.Question, row.Name, row.Goal)
+			continue
+		}
+		verdict := ""
+		if row.Met != nil {
+			verdict = "MISSED"
+			if *row.Met {
+				verdict = "met"
+			}
+		}
+		fmt.Fprintf(w, "%s: %s\t%.2f ms\t%s\t%s\t%s\n", row.Question, row.Name, row.Median, row.Ratio, row.Goal, verdict)
+	}
+	w.Flush()
+	for _, row := range r.Rows {
+		if row.Absent != "" {
+			fmt.Printf("\nabsent: %s: %s\n", row.Name, row.Absent)
+		}
+	}
+}
+
+func kernel() string {
+	data, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return runtime.GOOS
+	}
+	return strings.TrimSpace(string(data))
+}
+
+func (b *bench) add(r row) { b.rows = append(b.rows, r) }
+
+// goal fills in whether a goal was met.
+func goal(r row, text string, met bool) row {
+	r.Goal, r.Met = text, &met
+	return r
+}
+
+func median(d []time.Duration) time.Duration {
+	if len(d) == 0 {
+		return 0
+	}
+	s := slices.Clone(d)
+	slices.Sort(s)
+	if n := len(s); n%2 == 0 {
+		return (s[n/2-1] + s[n/2]) / 2
+	}
+	return s[len(s)/2]
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+func times(a, b time.Duration) float64 {
+	if b == 0 {
+		return 0
+	}
+	return float64(a) / float64(b)
+}
+
+// workspace makes a directory of its own with the policy in it and returns
+// both paths.
+func (b *bench) workspace(name, policy string) (dir, policyFile string, err error) {
+	dir = filepath.Join(b.dir, name, "workspace")
+	if err = os.MkdirAll(dir, 0o755); err != nil {
+		return "", "", err
+	}
+	policyFile = filepath.Join(b.dir, name, "policy.yaml")
+	return dir, policyFile, os.WriteFile(policyFile, []byte(policy), 0o644)
+}

@@ -1,0 +1,27 @@
+// Package catalogdata embeds the data that Bulkhead's rules are made of: the
+// services and their operations, the presets, the paths that hold secrets, and
+// the workspace files that the host runs later. It holds bytes and nothing
+// else; internal/catalog and internal/policy parse them.
+package catalogdata
+
+import "embed"
+
+// Services holds services/NAME.yaml, one service each.
+//
+//go:embed services
+var Services embed.FS
+
+// Presets holds presets/NAME.yaml, one preset each.
+//
+//go:embed presets
+var Presets embed.FS
+
+// Secrets is secrets.yaml: what stays unreachable below any broad mount.
+//
+//go:embed secrets.yaml
+var Secrets []byte
+
+// Protected is protected.yaml: what cannot be changed in a writable workspace.
+//
+//go:embed protected.yaml
+var Protected []byte

@@ -1,0 +1,279 @@
+package process
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	v1 "github.com/bulkhead-dev/bulkhead/api/v1"
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+)
+
+// patience bounds every wait of a story.
+const patience = 15 * time.Second
+
+var commands = map[string]func(*testscript.TestScript, bool, []string){
+	"exits":     cmdExits,
+	"upstream":  cmdUpstream,
+	"subst":     cmdSubst,
+	"event":     cmdEvent,
+	"eventlog":  cmdEventLog,
+	"waitfile":  cmdWaitFile,
+	"waitgone":  cmdWaitGone,
+	"readenv":   cmdReadEnv,
+	"sigkill":   cmdSigkill,
+	"jsonfield": cmdJSONField,
+	"binonly":   cmdBinOnly,
+	"empty":     cmdEmpty,
+}
+
+// exits CODE COMMAND [ARGS]: runs it and compares the exit code; stdout and
+// stderr are kept as exec keeps them.
+func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE COMMAND [ARGS]")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// subst IN OUT: copies a file and replaces $NAME and ${NAME}.
+func cmdSubst(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: subst IN OUT")
+	}
+	text := os.Expand(ts.ReadFile(args[0]), ts.Getenv)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(text), 0o644))
+}
+
+func decode(ts *testscript.TestScript, file string) []v1.Event {
+	var events []v1.Event
+	for line := range bytes.Lines([]byte(ts.ReadFile(file))) {
+		var e v1.Event
+		dec := json.NewDecoder(bytes.NewReader(line))
+		dec.DisallowUnknownFields()
+		if err := dec.Decode(&e); err != nil {
+			ts.Fatalf("%s: %q is no event: %v", file, line, err)
+		}
+		events = append(events, e)
+	}
+	return events
+}
+
+// event FILE KEY=REGEXP…: some event (with !: no event) has all these. Keys are
+// actor, action, resource, verdict, code, message, rule, remedy and attr names.
+func cmdEvent(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: event FILE KEY=REGEXP…")
+	}
+	found := false
+	for _, e := range decode(ts, args[0]) {
+		all := true
+		for _, cond := range args[1:] {
+			key, pattern, ok := strings.Cut(cond, "=")
+			if !ok {
+				ts.Fatalf("%q is not KEY=REGEXP", cond)
+			}
+			re, err := regexp.Compile("^(?:" + pattern + ")$")
+			ts.Check(err)
+			all = all && re.MatchString(field(e, key))
+		}
+		found = found || all
+	}
+	if found == neg {
+		ts.Fatalf("event with %v: found %v\n%s", args[1:], found, ts.ReadFile(args[0]))
+	}
+}
+
+func field(e v1.Event, key string) string {
+	switch key {
+	case "actor":
+		return e.Actor
+	case "action":
+		return string(e.Action)
+	case "resource":
+		return string(e.Resource)
+	case "verdict":
+		return e.Verdict.String()
+	case "code":
+		return e.Reason.Code
+	case "message":
+		return e.Reason.Message
+	case "rule":
+		return e.Reason.Rule.String()
+	case "remedy":
+		return e.Reason.Remedy
+	}
+	return e.Attrs[key]
+}
+
+// eventlog FILE: the file keeps the promises of the schema: version, session,
+// gapless sequence, time that does not run backwards, a reason, a known actor.
+func cmdEventLog(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: eventlog FILE")
+	}
+	events := decode(ts, args[0])
+	if len(events) == 0 {
+		ts.Fatalf("%s is empty", args[0])
+	}
+	var last time.Time
+	for i, e := range events {
+		_, err := vocabulary.ParseSessionID(string(e.Session))
+		switch {
+		case err != nil:
+			ts.Fatalf("event %d: %v", i+1, err)
+		case e.Version != 1 || e.Seq != uint64(i+1) || e.Session != events[0].Session:
+			ts.Fatalf("event %d: version %d, seq %d, session %s", i+1, e.Version, e.Seq, e.Session)
+		case e.Time.Before(last) || e.Time.Location() != time.UTC:
+			ts.Fatalf("event %d: time %v after %v", i+1, e.Time, last)
+		case e.Action == "" || e.Resource == "" || e.Reason.Code == "":
+			ts.Fatalf("event %d lacks its action, resource or reason: %+v", i+1, e)
+		case e.Verdict != vocabulary.Allow && e.Reason.Message == "":
+			ts.Fatalf("event %d refuses without a message: %+v", i+1, e)
+		case !strings.Contains(" sandbox gateway controller user ", " "+e.Actor+" "):
+			ts.Fatalf("event %d: unknown actor %q", i+1, e.Actor)
+		}
+		last = e.Time
+	}
+	if st, err := os.Stat(ts.MkAbs(args[0])); err != nil || st.Mode().Perm() != 0o600 {
+		ts.Fatalf("%s: mode %v, %v", args[0], st.Mode(), err)
+	}
+}
+
+func eventually(ts *testscript.TestScript, what string, f func() bool) {
+	deadline := time.Now().Add(patience)
+	for !f() {
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s: not within %v", what, patience)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// waitfile FILE [REGEXP]: waits until the file is there and matches.
+func cmdWaitFile(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: waitfile FILE [REGEXP]")
+	}
+	re := regexp.MustCompile(`\n`)
+	if len(args) == 2 {
+		re = regexp.MustCompile("(?m)" + args[1])
+	}
+	eventually(ts, "waitfile "+strings.Join(args, " "), func() bool {
+		data, err := os.ReadFile(ts.MkAbs(args[0]))
+		return err == nil && re.Match(data)
+	})
+}
+
+// waitgone TEXT: waits until no process of the host has TEXT in its command
+// line. The stories put a marker there.
+func cmdWaitGone(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: waitgone TEXT")
+	}
+	eventually(ts, "waitgone "+args[0], func() bool { return len(processes(args[0])) == 0 })
+}
+
+func processes(marker string) []string {
+	var pids []string
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err == nil && bytes.Contains(data, []byte(marker)) {
+			pids = append(pids, strings.Split(f, "/")[2])
+		}
+	}
+	return pids
+}
+
+// readenv NAME FILE: waits for a line in FILE and sets NAME to it.
+func cmdReadEnv(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: readenv NAME FILE")
+	}
+	cmdWaitFile(ts, false, args[1:])
+	line, _, _ := strings.Cut(ts.ReadFile(args[1]), "\n")
+	ts.Setenv(args[0], line)
+}
+
+// sigkill PID: kill -9 of one process, which must be a bulkhead.
+func cmdSigkill(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: sigkill PID")
+	}
+	pid, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	ts.Check(err)
+	if exe != filepath.Join(shared, "bin", "bulkhead") {
+		ts.Fatalf("pid %d is %s, not the bulkhead under test", pid, exe)
+	}
+	ts.Check(syscall.Kill(pid, syscall.SIGKILL))
+}
+
+// jsonfield NAME FIELD: sets NAME to the field of the last stdout, a JSON object.
+func cmdJSONField(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: jsonfield NAME FIELD")
+	}
+	var m map[string]any
+	dec := json.NewDecoder(strings.NewReader(ts.ReadFile("stdout")))
+	dec.UseNumber()
+	ts.Check(dec.Decode(&m))
+	v, ok := m[args[1]]
+	if !ok {
+		ts.Fatalf("no field %q", args[1])
+	}
+	ts.Setenv(args[0], fmt.Sprint(v))
+}
+
+// binonly DIR NAME…: makes DIR hold links to these programs and nothing else,
+// for a PATH on which something is missing.
+func cmdBinOnly(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: binonly DIR NAME…")
+	}
+	dir := ts.MkAbs(args[0])
+	ts.Check(os.MkdirAll(dir, 0o755))
+	for _, name := range args[1:] {
+		path := filepath.Join(shared, "bin", name)
+		if _, err := os.Stat(path); err != nil {
+			path, err = exec.LookPath(name)
+			ts.Check(err)
+		}
+		ts.Check(os.Symlink(path, filepath.Join(dir, name)))
+	}
+}
+
+// empty FILE: the file is there and has nothing in it.
+func cmdEmpty(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: empty FILE")
+	}
+	if text := ts.ReadFile(args[0]); (text == "") == neg {
+		ts.Fatalf("%s holds %q", args[0], text)
+	}
+}

@@ -1,0 +1,116 @@
+package capability
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/bulkhead-dev/bulkhead/internal/catalog"
+)
+
+// credentials settles what the request presents. Allowed are nothing at all,
+// or one of the group's placeholders, as all of the value, once, in one of the
+// group's slots. Everything else that looks like a credential is foreign, and a
+// placeholder anywhere else is misplaced. Bodies are not searched: no body is
+// ever changed, so a placeholder in it stays a placeholder, and agents do write
+// their own environment into conversations.
+func (q *question) credentials(id Identity) {
+	var found []catalog.Found
+	if q.svc != nil {
+		found = q.svc.Credentials(q.request)
+	} else {
+		found = catalog.Credentials(q.request)
+		found = append(found, q.rawSlots(found)...)
+	}
+	q.strip = nil
+	for _, f := range found {
+		switch {
+		case f.Kind == catalog.Signed && q.op.SignedURLs:
+			continue
+		case f.Kind == catalog.Infrastructure:
+			if !slices.Contains(q.strip, f.Slot) {
+				q.strip = append(q.strip, f.Slot)
+			}
+			continue
+		}
+		name := ""
+		if q.presented == "" && slices.Contains(q.slots, f.Slot) {
+			name = q.placeholderOf(f, id)
+		}
+		if name == "" {
+			q.violate(CodeForeignCredential, f.Slot)
+			if q.anyPlaceholder(f, id) {
+				q.violate(CodePlaceholderMisplaced, f.Slot)
+			}
+			continue
+		}
+		q.presented, q.slot = name, f.Slot
+	}
+	for _, p := range id.Placeholders {
+		if p != "" {
+			q.searchElsewhere(p)
+		}
+	}
+	if q.violation != "" {
+		q.presented = ""
+	}
+}
+
+// rawSlots finds what stands in the slots of raw rules that are not generally
+// known as places for credentials.
+func (q *question) rawSlots(found []catalog.Found) []catalog.Found {
+	known := &catalog.Service{Credential: &catalog.CredentialSpec{Slots: q.slots}}
+	all := known.Credentials(q.request)
+	return all[min(len(found), len(all)):]
+}
+
+// placeholderOf names the credential of the group whose placeholder f is.
+func (q *question) placeholderOf(f catalog.Found, id Identity) string {
+	for _, c := range q.rules {
+		if p := id.Placeholders[c.Credential]; c.Credential != "" && p != "" && f.Value.Equal([]byte(p)) {
+			return c.Credential
+		}
+	}
+	return ""
+}
+
+func (q *question) anyPlaceholder(f catalog.Found, id Identity) bool {
+	for _, p := range id.Placeholders {
+		if p != "" && f.Value.Equal([]byte(p)) {
+			return true
+		}
+	}
+	return false
+}
+
+func (q *question) violate(code string, slot catalog.Slot) {
+	if q.violation != CodePlaceholderMisplaced {
+		q.violation, q.culprit = code, &slot
+	}
+}
+
+// searchElsewhere looks for a placeholder outside of the accepted slot, inside
+// of longer values too.
+func (q *question) searchElsewhere(placeholder string) {
+	if strings.Contains(q.request.Path, placeholder) {
+		q.violate(CodePlaceholderMisplaced, catalog.Slot{})
+	}
+	for key, values := range q.request.Query {
+		for _, v := range values {
+			if strings.Contains(key, placeholder) {
+				q.violate(CodePlaceholderMisplaced, catalog.Slot{Query: "(a key)"})
+			}
+			if strings.Contains(v, placeholder) && !(q.presented != "" && q.slot.Query == key) {
+				q.violate(CodePlaceholderMisplaced, catalog.Slot{Query: key})
+			}
+		}
+	}
+	for name, values := range q.request.Header {
+		name = http.CanonicalHeaderKey(name)
+		for _, v := range values {
+			if strings.Contains(v, placeholder) && !(q.presented != "" && q.slot.Header == name) {
+				q.violate(CodePlaceholderMisplaced, catalog.Slot{Header: name})
+			}
+		}
+	}
+}

@@ -1,0 +1,201 @@
+package capability
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/bulkhead-dev/bulkhead/internal/catalog"
+	"github.com/bulkhead-dev/bulkhead/internal/hostport"
+	"github.com/bulkhead-dev/bulkhead/internal/policy"
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+)
+
+// What stands here runs after Cedar has denied. It finds the nearest rule and
+// the words; it can't change the verdict.
+
+func (s *Set) explainDenial(q *question, entity int) Decision {
+	if q.violation != "" {
+		return q.denyCredential()
+	}
+	if q.svc == nil {
+		return s.denyRaw(q)
+	}
+	name, where := q.op.Name, ""
+	if entity > 0 {
+		use := q.op.Uses[entity-1]
+		name, where = use.Operation, " (asked for by "+use.Where+")"
+		if name == "" {
+			return q.deny(q.granting(q.op.Name)[0], CodeUnknownOperation, "the request to "+q.svc.Name+" uses something that the catalogue does not know: "+use.Where, "")
+		}
+	}
+	granting := q.granting(name)
+	full := q.svc.Name + "." + name
+	if len(granting) == 0 {
+		remedy := s.typedGrant(q.svc, name, q.resource, q.rules[0].Credential)
+		return q.deny(q.rules[0], CodeOperationNotGranted, full+where+" is not granted", remedy)
+	}
+	onResource := slices.IndexFunc(granting, func(c *compiled) bool { return c.coversResource(q.resource) })
+	if onResource < 0 {
+		what := quote(q.resource)
+		if q.resource == "" {
+			what = "what names no resource"
+		}
+		return q.deny(granting[0], CodeResourceNotGranted, full+" is not granted on "+what, s.typedGrant(q.svc, name, q.resource, granting[0].Credential))
+	}
+	return q.deny(granting[onResource], CodeForeignCredential, "the request carries the placeholder of credential "+quote(q.presented)+", which does not belong to the grant for "+full,
+		"add credential: "+q.presented+" to the grant at "+granting[onResource].Pos.String())
+}
+
+func (c *compiled) coversResource(r string) bool {
+	return len(c.Resources) == 0 || slices.ContainsFunc(c.Resources, func(have string) bool {
+		prefix, wild := strings.CutSuffix(have, "*")
+		return have == r || wild && strings.HasPrefix(r, prefix)
+	})
+}
+
+func (s *Set) denyRaw(q *question) Decision {
+	r := q.request
+	for _, c := range q.rules {
+		if !c.pattern.Match(r.Scheme, r.Host, r.Port, r.Path) {
+			continue
+		}
+		if !slices.Contains(c.Methods, r.Method) {
+			return q.deny(c, CodeMethodNotGranted, r.Method+" is not granted there, only "+strings.Join(c.Methods, ", "), "add "+r.Method+" to methods of the grant at "+c.Pos.String())
+		}
+		return q.deny(c, CodeForeignCredential, "the request carries the placeholder of credential "+quote(q.presented)+", which does not belong to this grant",
+			"add credential: "+q.presented+" to the grant at "+c.Pos.String())
+	}
+	return q.deny(q.rules[0], CodeNoGrant, "no grant covers "+quote(string(q.name)), s.suggestRaw(r))
+}
+
+func (q *question) denyCredential() Decision {
+	rule := q.rules[0]
+	if granting := q.granting(q.op.Name); len(granting) > 0 {
+		rule = granting[0]
+	}
+	if i := slices.IndexFunc(q.rules, func(c *compiled) bool { return c.Credential != "" }); i >= 0 && rule.Credential == "" {
+		rule = q.rules[i]
+	}
+	where := q.culprit.String()
+	if q.violation == CodePlaceholderMisplaced {
+		remedy := "no grant of this destination has a credential; add credential: to the grant at " + rule.Pos.String()
+		if rule.Credential != "" {
+			remedy = "send it in " + slotNames(q.slots) + ", once"
+		}
+		return q.deny(rule, CodePlaceholderMisplaced, "a placeholder stands in "+where+", where it is never replaced", remedy)
+	}
+	remedy := "send no credential, or add credential: to the grant at " + rule.Pos.String()
+	if rule.Credential != "" {
+		remedy = "send the session's placeholder in " + slotNames(q.slots) + ", once, or no credential"
+	}
+	return q.deny(rule, CodeForeignCredential, where+" holds a credential that is not this session's", remedy)
+}
+
+func slotNames(slots []catalog.Slot) string {
+	var names []string
+	for _, s := range slots {
+		names = append(names, s.String())
+	}
+	return strings.Join(names, " or ")
+}
+
+func (s *Set) whole() vocabulary.Position {
+	if s == nil {
+		return vocabulary.Position{}
+	}
+	return s.spec.Default
+}
+
+func (s *Set) nothing(message, remedy string) vocabulary.Reason {
+	return vocabulary.Reason{Code: CodeNoGrant, Message: message, Rule: s.whole(), Remedy: remedy}
+}
+
+// typedGrant is the YAML that would grant an operation.
+func (s *Set) typedGrant(svc *catalog.Service, op, resource, credential string) string {
+	var b strings.Builder
+	b.WriteString("add under grants: - {service: " + svc.Name + ", operations: [" + op + "]")
+	o, ok := svc.Operation(op)
+	if ok && o.ResourceTemplate != "" && resource != "" {
+		b.WriteString(", resources: [" + yamlText(resource) + "]")
+	}
+	if credential != "" {
+		b.WriteString(", credential: " + yamlText(credential))
+	}
+	b.WriteString("}")
+	return b.String()
+}
+
+// suggest is the YAML that would grant a request to a destination without any
+// grant: typed if the catalogue knows it.
+func (s *Set) suggest(r catalog.Request) string {
+	if s == nil {
+		return ""
+	}
+	for _, name := range s.cat.Names() {
+		svc, ok := s.cat.Service(name)
+		if !ok || !svc.HasHost(r.Scheme, r.Host, r.Port) {
+			continue
+		}
+		if op, resource, err := svc.Route(r); err == nil {
+			return s.typedGrant(svc, op.Name, resource, "")
+		}
+	}
+	return s.suggestRaw(r)
+}
+
+// suggestHost is suggest where only the name is known.
+func (s *Set) suggestHost(h hostport.Host) string {
+	if s == nil || h.IsZero() {
+		return ""
+	}
+	for _, name := range s.cat.Names() {
+		svc, ok := s.cat.Service(name)
+		if ok && slices.ContainsFunc(svc.Endpoints, func(e catalog.Endpoint) bool { return e.Host == h }) {
+			return "add under grants: - {service: " + name + ", operations: [" + svc.Operations[0].Name + "]}"
+		}
+	}
+	return "add under grants: - {http: https://" + h.String() + "/**, methods: [GET, HEAD]}"
+}
+
+// suggestRaw is a raw grant that covers the request.
+func (s *Set) suggestRaw(r catalog.Request) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._~@+=-"
+	path := r.Path
+	if i := strings.IndexFunc(path, func(c rune) bool { return !strings.ContainsRune(plain, c) }); i >= 0 || len(path) > 120 {
+		if i < 0 || i > 120 {
+			i = 120
+		}
+		path = path[:strings.LastIndexByte(path[:i], '/')+1] + "**"
+	}
+	port := ""
+	if r.Scheme == "https" && r.Port != 443 || r.Scheme == "http" && r.Port != 80 {
+		port = ":" + strconv.Itoa(int(r.Port))
+	}
+	pattern := r.Scheme + "://" + r.Host.String() + port + path
+	if _, err := policy.ParseURLPattern(pattern); err != nil || len(catalog.Credentials(catalog.Request{Path: path})) > 0 {
+		return ""
+	}
+	return "add under grants: - {http: " + pattern + ", methods: [" + r.Method + "]}"
+}
+
+// yamlText quotes a value unless it is plainly a plain scalar.
+func yamlText(s string) string {
+	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-") == "" && strings.Trim(s[:1], "0123456789-._/") != "" {
+		return s
+	}
+	return strconv.Quote(s)
+}
+
+// quote shows a part of a request: bounded, and with nothing in it that a
+// terminal would act on.
+func quote(s string) string {
+	if len(s) > 200 {
+		s = strings.ToValidUTF8(s[:200], "") + "…"
+	}
+	q := strconv.Quote(s)
+	if inner := q[1 : len(q)-1]; inner == s && s != "" && !strings.Contains(s, " ") {
+		return s
+	}
+	return q
+}

@@ -1,0 +1,98 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+)
+
+func newPolicy() *cobra.Command {
+	return noun("policy", "Check, show and explain policies", policyCheck(), policyShow(), policyExplain())
+}
+
+func policyCheck() *cobra.Command {
+	var src policySource
+	c := &cobra.Command{
+		Use:   "check [FILE]",
+		Short: "Check a policy and its presets; every error with its position",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				src.file = args[0]
+			}
+			p, err := src.load()
+			if err != nil {
+				return err
+			}
+			if _, err := compile(p); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s: valid, %d grants\n", p.File, len(p.Grants))
+			return nil
+		},
+	}
+	src.flags(c.Flags())
+	return c
+}
+
+func policyShow() *cobra.Command {
+	var src policySource
+	c := &cobra.Command{
+		Use:   "show [FILE]",
+		Short: "Print the effective policy, presets expanded, each line with its origin",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				src.file = args[0]
+			}
+			p, err := src.load()
+			if err != nil {
+				return err
+			}
+			if _, err := compile(p); err != nil {
+				return err
+			}
+			_, err = cmd.OutOrStdout().Write(p.YAML())
+			return err
+		},
+	}
+	src.flags(c.Flags())
+	return c
+}
+
+func policyExplain() *cobra.Command {
+	var src policySource
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "explain METHOD URL",
+		Short: "Tell whether a request would be allowed, which rule decides, and why",
+		Example: `  bulkhead policy explain --preset claude POST https://api.anthropic.com/v1/messages
+  bulkhead policy explain CONNECT tcp://db.corp.example:5432`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := src.load()
+			if err != nil {
+				return err
+			}
+			set, err := compile(p)
+			if err != nil {
+				return err
+			}
+			x, err := set.Explain(strings.ToUpper(args[0]), args[1])
+			if err != nil {
+				return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "%v", err)
+			}
+			if asJSON {
+				return printJSON(cmd, x)
+			}
+			_, err = fmt.Fprint(cmd.OutOrStdout(), x.String())
+			return err
+		},
+	}
+	src.flags(c.Flags())
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}

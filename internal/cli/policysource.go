@@ -1,0 +1,159 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	catalogdata "github.com/bulkhead-dev/bulkhead/catalog"
+	"github.com/bulkhead-dev/bulkhead/internal/capability"
+	"github.com/bulkhead-dev/bulkhead/internal/catalog"
+	"github.com/bulkhead-dev/bulkhead/internal/policy"
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+)
+
+// policySource is where a policy comes from: a file or the profile's defaults,
+// then the flags. Every command that needs a policy has the same flags.
+type policySource struct {
+	file, profile, isolation, workspace string
+	presets                             []string
+}
+
+func (s *policySource) flags(f *pflag.FlagSet) {
+	f.StringVar(&s.file, "policy", "", "policy `FILE` (default: your own, if there is one)")
+	f.StringSliceVar(&s.presets, "preset", nil, "add presets by `NAME,…` (see: bulkhead preset list)")
+	f.StringVar(&s.profile, "profile", "", "`PROFILE`: developer, knowledge-worker or server")
+	f.StringVar(&s.isolation, "isolation", "", "`ISOLATION`: process, container, vm or auto")
+	f.StringVar(&s.workspace, "workspace", "", "workspace `DIR[:MODE]`, mode ro, rw, rw-no-delete or staged")
+}
+
+// maxPolicy bounds what is read before the parser sees it.
+const maxPolicy = 1 << 20
+
+// userPolicy is the path of the user's own policy, by the XDG base directory
+// specification.
+func userPolicy() (string, error) {
+	dir := os.Getenv("XDG_CONFIG_HOME")
+	if dir == "" || !filepath.IsAbs(dir) {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", err
+		}
+		dir = filepath.Join(home, ".config")
+	}
+	return filepath.Join(dir, "bulkhead", "policy.yaml"), nil
+}
+
+func readBounded(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxPolicy+1))
+	if err == nil && len(b) > maxPolicy {
+		err = fmt.Errorf("%s is larger than 1 MiB", path)
+	}
+	return b, err
+}
+
+// parse returns the policy as written, before flags and presets.
+func (s *policySource) parse() (*policy.Policy, error) {
+	path := s.file
+	if path == "" {
+		own, err := userPolicy()
+		if err != nil {
+			return nil, vocabulary.Exitf(vocabulary.ExitRefused, "finding your policy: %v", err)
+		}
+		if _, err := os.Lstat(own); errors.Is(err, fs.ErrNotExist) {
+			return policy.Default(vocabulary.Developer), nil
+		}
+		path = own
+	}
+	data, err := readBounded(path)
+	if err != nil {
+		return nil, vocabulary.Exitf(vocabulary.ExitPolicyInvalid, "cannot read the policy: %v\nnothing was started; name another file with --policy", err)
+	}
+	return policy.Parse(path, data)
+}
+
+// load returns the effective policy: parsed, flags applied, presets expanded,
+// names of services and operations checked.
+func (s *policySource) load() (*policy.Policy, error) {
+	p, err := s.parse()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.apply(p); err != nil {
+		return nil, err
+	}
+	p, err = policy.Expand(p, lookupPreset)
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (s *policySource) apply(p *policy.Policy) error {
+	if s.profile != "" {
+		profile, err := vocabulary.ParseProfile(s.profile)
+		if err != nil {
+			return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "--profile: %v", err)
+		}
+		p.SetProfile(profile)
+	}
+	if s.isolation != "" {
+		isolation, err := vocabulary.ParseIsolation(s.isolation)
+		if err != nil {
+			return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "--isolation: %v", err)
+		}
+		p.Isolation = isolation
+	}
+	if s.workspace != "" {
+		dir, mode := s.workspace, vocabulary.ReadWrite
+		if i := strings.LastIndexByte(dir, ':'); i >= 0 {
+			m, err := vocabulary.ParseMountMode(dir[i+1:])
+			if err != nil {
+				return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "--workspace: %v", err)
+			}
+			dir, mode = dir[:i], m
+		}
+		p.Workspace = policy.Workspace{Path: dir, Mode: mode, Pos: vocabulary.Position{File: "--workspace"}}
+	}
+	for _, name := range s.presets {
+		p.Presets = append(p.Presets, policy.At[string]{Value: strings.TrimSpace(name), Pos: vocabulary.Position{File: "--preset"}})
+	}
+	return nil
+}
+
+func lookupPreset(name string) (*policy.Preset, error) {
+	data, err := catalogdata.Presets.ReadFile("presets/" + name + ".yaml")
+	if err != nil || strings.ContainsAny(name, "/\\.") {
+		return nil, fmt.Errorf("unknown preset %q (one of: %s)", name, strings.Join(presetNames(), ", "))
+	}
+	return policy.ParsePreset(name, data)
+}
+
+func presetNames() (names []string) {
+	files, _ := fs.Glob(catalogdata.Presets, "presets/*.yaml")
+	for _, f := range files {
+		names = append(names, strings.TrimSuffix(filepath.Base(f), ".yaml"))
+	}
+	return names
+}
+
+func services() *catalog.Catalog { return catalog.Default() }
+
+// compile checks every grant against the catalogue.
+func compile(p *policy.Policy) (*capability.Set, error) {
+	return capability.Compile(capability.FromPolicy(p), services())
+}

@@ -1,0 +1,97 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bulkhead-dev/bulkhead/internal/session"
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+)
+
+func newRun() *cobra.Command {
+	var src policySource
+	var events string
+	c := &cobra.Command{
+		Use:   "run [flags] -- CMD [ARGS…]",
+		Short: "Run a command in a new session",
+		Long: `Run a command in a new session.
+
+The command starts in the workspace (default: this folder), which has the same path
+inside as outside. It sees the system directories read-only, an empty private home, and
+what the presets and the policy add. It has no network but the operations granted.
+
+Without --policy your own policy is used if there is one (see: bulkhead policy show),
+otherwise the profile's defaults: the workspace and nothing else.`,
+		Example: `  bulkhead run --preset claude -- claude
+  bulkhead run --preset claude,go,git -- claude -p "fix the tests"
+  bulkhead run --workspace ~/src/app:ro -- grep -r TODO .`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("no command; for example: bulkhead run -- bash")
+			}
+			p, err := src.load()
+			if err != nil {
+				return err
+			}
+			if hint := agentHint(p, args[0]); hint != "" {
+				notice(cmd)("%s", hint)
+			}
+			code, err := session.Run(context.Background(), session.Options{
+				Policy: p, Catalog: services(), Argv: args, Events: events,
+				Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+				Notice: notice(cmd),
+			})
+			if err != nil {
+				return err
+			}
+			return &exitStatus{code}
+		},
+	}
+	c.Flags().SetInterspersed(false)
+	src.flags(c.Flags())
+	c.Flags().StringVar(&events, "events", "", "write the session's events to `FILE` (default: a file of its own, see: bulkhead event tail)")
+	return c
+}
+
+// notice prints a line for the person, told apart from the command's own words.
+func notice(cmd *cobra.Command) func(format string, args ...any) {
+	return func(format string, args ...any) {
+		text := strings.ReplaceAll(strings.TrimRight(fmt.Sprintf(format, args...), "\n"), "\n", "\nbulkhead:   ")
+		fmt.Fprintln(cmd.ErrOrStderr(), "bulkhead: "+text)
+	}
+}
+
+func newExec() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "exec SESSION -- CMD [ARGS…]",
+		Short: "Run another command inside a running session",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) < 2 {
+				return errors.New("a session and a command are needed: bulkhead exec SESSION -- CMD (see: bulkhead session list)")
+			}
+			r, err := findSession(args[0])
+			if err != nil {
+				return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "%v", err)
+			}
+			argv := args[1:]
+			if argv[0] == "--" {
+				argv = argv[1:]
+			}
+			if len(argv) == 0 {
+				return errors.New("no command; for example: bulkhead exec " + args[0] + " -- bash")
+			}
+			code, err := session.Exec(context.Background(), r, argv, os.Stdin, os.Stdout, os.Stderr)
+			if err != nil {
+				return err
+			}
+			return &exitStatus{code}
+		},
+	}
+	c.Flags().SetInterspersed(false)
+	return c
+}

@@ -1,0 +1,133 @@
+package confine
+
+import (
+	"fmt"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"syscall"
+	"unsafe"
+
+	"github.com/landlock-lsm/go-landlock/landlock"
+	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
+	"golang.org/x/sys/unix"
+)
+
+// CloseInherited closes every descriptor from 3 on that came over exec, except
+// keep. Descriptors that the Go runtime opened itself carry close-on-exec, which
+// an inherited one cannot.
+func CloseInherited(keep ...int) error {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return fmt.Errorf("confine: %w", err)
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd < 3 || slices.Contains(keep, fd) {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			unix.Close(fd)
+		}
+	}
+	return nil
+}
+
+// Apply confines the whole process for good.
+func Apply() error {
+	debug.SetMemoryLimit(SoftMemory)
+	for _, l := range []struct {
+		name     string
+		resource int
+		value    uint64
+	}{
+		{"core", unix.RLIMIT_CORE, 0},
+		{"fsize", unix.RLIMIT_FSIZE, 0},
+		{"memlock", unix.RLIMIT_MEMLOCK, 0},
+		{"msgqueue", unix.RLIMIT_MSGQUEUE, 0},
+		{"nofile", unix.RLIMIT_NOFILE, MaxFiles},
+		{"data", unix.RLIMIT_DATA, MaxData},
+	} {
+		if err := limit(l.resource, l.value); err != nil {
+			return fmt.Errorf("confine: limit %s: %w", l.name, err)
+		}
+	}
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("confine: dumpable: %w", err)
+	}
+	if err := allThreads(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0); err != nil {
+		return fmt.Errorf("confine: no_new_privs: %w", err)
+	}
+	if err := dropCapabilities(); err != nil {
+		return err
+	}
+	if err := landlocked(); err != nil {
+		return err
+	}
+	return filtered()
+}
+
+// limit lowers both limits, and keeps what is lower already.
+func limit(resource int, value uint64) error {
+	var old unix.Rlimit
+	if err := unix.Getrlimit(resource, &old); err != nil {
+		return err
+	}
+	v := min(value, old.Max)
+	return unix.Setrlimit(resource, &unix.Rlimit{Cur: v, Max: v})
+}
+
+// dropCapabilities empties all five sets of every thread. The bounding set can
+// only be emptied by who has CAP_SETPCAP; who has not, cannot gain from it
+// either, with no_new_privs and without exec.
+func dropCapabilities() error {
+	if err := allThreads(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0); err != nil {
+		return fmt.Errorf("confine: ambient capabilities: %w", err)
+	}
+	for c := uintptr(0); ; c++ {
+		set, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0)
+		if err != nil {
+			break // one after the last that this kernel knows
+		}
+		if set == 0 {
+			continue
+		}
+		if err := allThreads(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0, 0); err == unix.EPERM {
+			break
+		} else if err != nil {
+			return fmt.Errorf("confine: bounding set: %w", err)
+		}
+	}
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if err := allThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&head)), uintptr(unsafe.Pointer(&none[0])), 0, 0); err != nil {
+		return fmt.Errorf("confine: capabilities: %w", err)
+	}
+	return nil
+}
+
+func allThreads(nr, a, b, c, d uintptr) error {
+	if _, _, errno := syscall.AllThreadsSyscall6(nr, a, b, c, d, 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func landlocked() error {
+	abi, err := ll.LandlockGetABIVersion()
+	if err != nil {
+		return fmt.Errorf("confine: this kernel has no Landlock (%w); the gateway does not run without it\nboot with lsm=landlock,… or a kernel from 6.7 on", err)
+	}
+	versions := []landlock.Config{landlock.V4, landlock.V5, landlock.V6, landlock.V7, landlock.V8, landlock.V9, landlock.V10, landlock.V11}
+	if abi < 4 {
+		return fmt.Errorf("confine: this kernel's Landlock has ABI %d, the gateway needs 4 (Linux 6.7)", abi)
+	}
+	cfg := versions[min(abi-4, len(versions)-1)]
+	// Connecting is the gateway's work; listening never is.
+	cfg.HandledAccessNet = ll.AccessNetBindTCP
+	if err := cfg.Restrict(); err != nil {
+		return fmt.Errorf("confine: landlock: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,318 @@
+// Package dial is the only place of Bulkhead's gateway that opens a socket.
+//
+// In: a capability.Permit, which only the decider can make, for one host, port
+// and scheme. Out: a connection, or an HTTP answer, of exactly that upstream.
+//
+// The name is resolved here, once for each connection, with the host's name
+// servers and hosts file as the controller read them. Every address is judged
+// and the judged address is dialled: never a private, loopback, link-local,
+// metadata, multicast or otherwise special one, nor one of this host's own,
+// unless the operator's upstreams entry names address and port for that name;
+// then exactly that one. TLS to the upstream is always verified, for the granted
+// name, against the host's roots or the CA of the upstreams entry.
+//
+// A pool of idle connections belongs to one Dialer, and a Dialer to one
+// session. Figures: dialTimeout for all addresses of a name together, a second
+// address is tried after stagger (RFC 8305 section 5).
+package dial
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/bulkhead-dev/bulkhead/internal/capability"
+	"github.com/bulkhead-dev/bulkhead/internal/hostport"
+)
+
+const (
+	dialTimeout      = 15 * time.Second
+	handshakeTimeout = 10 * time.Second
+	stagger          = 250 * time.Millisecond
+	maxAddresses     = 8
+	maxIdle          = 64
+	maxIdlePerHost   = 16
+	idleTimeout      = 60 * time.Second
+	maxHeaderBytes   = 256 << 10
+)
+
+// Upstream says where a name really lives.
+type Upstream struct {
+	Host    hostport.Host
+	Connect netip.AddrPort
+	CA      *x509.CertPool // nil: the host's roots
+}
+
+// Config of a Dialer.
+type Config struct {
+	Upstreams []Upstream
+	// Roots returns the host's roots; it may wait for them.
+	Roots       func(context.Context) (*x509.CertPool, error)
+	Nameservers []netip.AddrPort
+	Hosts       map[string][]netip.Addr // by canonical name
+	Own         []netip.Addr            // addresses of this host
+}
+
+// Reasons why there is no connection.
+var (
+	// ErrNoPermit: nobody decided that this may be dialled.
+	ErrNoPermit = errors.New("dial: no permit for this destination")
+	// ErrAddress: the name leads to an address that must not be dialled.
+	ErrAddress = errors.New("leads to an address that is never dialled")
+	// ErrResolve: the name could not be resolved.
+	ErrResolve = errors.New("could not be resolved")
+	// ErrVerify: the upstream's certificate is not valid for the name.
+	ErrVerify = errors.New("showed a certificate that is not valid for it")
+)
+
+// Dialer opens connections for one session. Safe for concurrent use.
+type Dialer struct {
+	cfg       Config
+	upstreams map[hostport.Host]Upstream
+	own       map[netip.Addr]bool
+	resolver  *net.Resolver
+	turn      atomic.Uint32
+	transport *http.Transport
+	sessions  tls.ClientSessionCache
+}
+
+// New makes a Dialer. Without Roots no TLS upstream can be verified, and so
+// none is reached.
+func New(cfg Config) *Dialer {
+	d := &Dialer{
+		cfg: cfg, upstreams: map[hostport.Host]Upstream{}, own: map[netip.Addr]bool{},
+		sessions: tls.NewLRUClientSessionCache(64),
+	}
+	for _, u := range cfg.Upstreams {
+		d.upstreams[u.Host] = u
+	}
+	for _, a := range cfg.Own {
+		d.own[a.Unmap().WithZone("")] = true
+	}
+	d.resolver = &net.Resolver{PreferGo: true, StrictErrors: false, Dial: d.nameserver}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	d.transport = &http.Transport{
+		Proxy:                  nil,
+		DialContext:            func(ctx context.Context, _, addr string) (net.Conn, error) { return d.pooled(ctx, addr, false) },
+		DialTLSContext:         func(ctx context.Context, _, addr string) (net.Conn, error) { return d.pooled(ctx, addr, true) },
+		Protocols:              protocols,
+		DisableCompression:     true, // bodies pass as they are
+		MaxIdleConns:           maxIdle,
+		MaxIdleConnsPerHost:    maxIdlePerHost,
+		IdleConnTimeout:        idleTimeout,
+		MaxResponseHeaderBytes: maxHeaderBytes,
+		ReadBufferSize:         32 << 10,
+		WriteBufferSize:        32 << 10,
+	}
+	return d
+}
+
+type permitKey struct{}
+
+// RoundTrip sends one request under a permit for its destination. It follows
+// no redirect. The body of the answer streams.
+func (d *Dialer) RoundTrip(p *capability.Permit, req *http.Request) (*http.Response, error) {
+	want := "http"
+	if p != nil && p.TLS() {
+		want = "https"
+	}
+	if p == nil || p.Opaque() || req.URL.Scheme != want || !matches(p, req.URL.Hostname(), req.URL.Port()) {
+		return nil, ErrNoPermit
+	}
+	return d.transport.RoundTrip(req.WithContext(context.WithValue(req.Context(), permitKey{}, p)))
+}
+
+func matches(p *capability.Permit, host, port string) bool {
+	return host == p.Host().String() && port == strconv.Itoa(int(p.Port()))
+}
+
+// Opaque opens the connection of an opaque flow.
+func (d *Dialer) Opaque(ctx context.Context, p *capability.Permit) (net.Conn, error) {
+	if p == nil || !p.Opaque() {
+		return nil, ErrNoPermit
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	return d.open(ctx, p)
+}
+
+// CloseIdle drops the pool.
+func (d *Dialer) CloseIdle() { d.transport.CloseIdleConnections() }
+
+// pooled dials for the transport's pool. The permit of the request that needed
+// the connection is in ctx; the pool's key is the same host, port and scheme.
+func (d *Dialer) pooled(ctx context.Context, addr string, secure bool) (net.Conn, error) {
+	p, _ := ctx.Value(permitKey{}).(*capability.Permit)
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || p == nil || p.Opaque() || p.TLS() != secure || !matches(p, host, port) {
+		return nil, ErrNoPermit
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	conn, err := d.open(ctx, p)
+	if err != nil || !secure {
+		return conn, err
+	}
+	return d.secure(ctx, p, conn)
+}
+
+func (d *Dialer) secure(ctx context.Context, p *capability.Permit, conn net.Conn) (net.Conn, error) {
+	roots := d.upstreams[p.Host()].CA
+	if roots == nil {
+		var err error
+		if d.cfg.Roots == nil {
+			err = errors.New("no roots to verify it against")
+		} else {
+			roots, err = d.cfg.Roots(ctx)
+		}
+		if err != nil || roots == nil {
+			conn.Close()
+			return nil, fmt.Errorf("%s %w: %v", p.Host(), ErrVerify, err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	tc := tls.Client(conn, &tls.Config{
+		ServerName: p.Host().String(), RootCAs: roots, MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"h2", "http/1.1"}, ClientSessionCache: d.sessions,
+	})
+	if err := tc.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		var invalid *tls.CertificateVerificationError
+		if errors.As(err, &invalid) {
+			return nil, fmt.Errorf("%s %w: %v", p.Host(), ErrVerify, invalid.Err)
+		}
+		return nil, fmt.Errorf("TLS with %s: %w", p.Host(), err)
+	}
+	return tc, nil
+}
+
+// open resolves, judges and dials.
+func (d *Dialer) open(ctx context.Context, p *capability.Permit) (net.Conn, error) {
+	if u, ok := d.upstreams[p.Host()]; ok {
+		return d.connect(ctx, u.Connect)
+	}
+	addrs, err := d.resolve(ctx, p.Host())
+	if err != nil {
+		return nil, err
+	}
+	var good []netip.AddrPort
+	var refused error
+	for _, a := range addrs {
+		if err := judge(a, d.own); err != nil {
+			refused = err
+			continue
+		}
+		good = append(good, netip.AddrPortFrom(a.Unmap(), uint16(p.Port())))
+	}
+	if len(good) == 0 {
+		return nil, fmt.Errorf("%s %w: %v", p.Host(), ErrAddress, refused)
+	}
+	return d.race(ctx, good[:min(len(good), maxAddresses)])
+}
+
+func (d *Dialer) resolve(ctx context.Context, h hostport.Host) ([]netip.Addr, error) {
+	if addrs := d.cfg.Hosts[h.String()]; len(addrs) > 0 {
+		return addrs, nil
+	}
+	if len(d.cfg.Nameservers) == 0 {
+		return nil, fmt.Errorf("%s %w: this host has no name servers", h, ErrResolve)
+	}
+	addrs, err := d.resolver.LookupNetIP(ctx, "ip", h.String()+".") // rooted: no search list
+	if err != nil || len(addrs) == 0 {
+		var de *net.DNSError
+		if errors.As(err, &de) {
+			err = errors.New(de.Err)
+		}
+		return nil, fmt.Errorf("%s %w: %v", h, ErrResolve, err)
+	}
+	return addrs, nil
+}
+
+// nameserver replaces the address that the library thinks of, which knows no
+// resolv.conf here, by the configured ones in turn.
+func (d *Dialer) nameserver(ctx context.Context, network, _ string) (net.Conn, error) {
+	servers := d.cfg.Nameservers
+	n := int(d.turn.Add(1)-1) % len(servers)
+	if !strings.HasPrefix(network, "udp") {
+		network = "tcp"
+	}
+	var nd net.Dialer
+	return nd.DialContext(ctx, network, servers[n].String())
+}
+
+// connect dials one address.
+func (d *Dialer) connect(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	var nd net.Dialer
+	nd.SetMultipathTCP(false)
+	return nd.DialContext(ctx, "tcp", to.String())
+}
+
+// race dials the addresses one after the other, the next one when the one
+// before failed or took long, and takes the first that answers.
+func (d *Dialer) race(ctx context.Context, addrs []netip.AddrPort) (net.Conn, error) {
+	if len(addrs) == 1 {
+		return d.connect(ctx, addrs[0])
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	results := make(chan result, len(addrs))
+	started, failed := 0, 0
+	start := func() {
+		to := addrs[started]
+		started++
+		go func() {
+			conn, err := d.connect(ctx, to)
+			results <- result{conn, err}
+		}()
+	}
+	start()
+	timer := time.NewTimer(stagger)
+	defer timer.Stop()
+	var first error
+	for {
+		select {
+		case r := <-results:
+			if r.err == nil {
+				go func(open int) {
+					for range open {
+						if late := <-results; late.conn != nil {
+							late.conn.Close()
+						}
+					}
+				}(started - failed - 1)
+				return r.conn, nil
+			}
+			failed++
+			if first == nil {
+				first = r.err
+			}
+			if failed == len(addrs) {
+				return nil, first
+			}
+			if started < len(addrs) {
+				start()
+			}
+		case <-timer.C:
+			if started < len(addrs) {
+				start()
+				timer.Reset(stagger)
+			}
+		}
+	}
+}

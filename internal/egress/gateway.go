@@ -1,0 +1,427 @@
+package egress
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	v1 "github.com/bulkhead-dev/bulkhead/api/v1"
+	"github.com/bulkhead-dev/bulkhead/internal/capability"
+	"github.com/bulkhead-dev/bulkhead/internal/catalog"
+	"github.com/bulkhead-dev/bulkhead/internal/childproc"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/confine"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/dial"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/httpauthz"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/intercept"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/netstack"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/relay"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/resolver"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/wire"
+	"github.com/bulkhead-dev/bulkhead/internal/hostport"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+)
+
+func init() { childproc.Register("gateway", gatewayMain) }
+
+// gatewayMain is the child. It lives as long as its control connection.
+func gatewayMain() int {
+	fail := func(err error) int {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if err := confine.CloseInherited(controlFD); err != nil {
+		return fail(err)
+	}
+	conn, err := controlConn()
+	if err != nil {
+		return fail(err)
+	}
+	c := &child{}
+	c.conn = wire.NewConn(conn, wire.GatewayLimits, c.handle)
+	if err := c.conn.Serve(context.Background()); err != nil {
+		return fail(err)
+	}
+	return 0
+}
+
+// child answers the controller's requests.
+type child struct {
+	conn *wire.Conn
+
+	mu      sync.Mutex
+	gateway *gateway
+	network sandbox.NetworkKind
+	linked  bool
+}
+
+func (c *child) handle(_ context.Context, what string, body json.RawMessage, file *os.File) (any, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if file != nil && what != wire.Attach {
+		file.Close()
+	}
+	if what == wire.Configure {
+		return nil, c.configure(body)
+	}
+	if c.gateway == nil {
+		return nil, fmt.Errorf("%w: %s before a configuration", wire.ErrProtocol, what)
+	}
+	switch what {
+	case wire.Roots:
+		var pem []byte
+		if err := json.Unmarshal(body, &pem); err != nil {
+			return nil, err
+		}
+		c.gateway.roots.set(pem)
+		return nil, nil
+	case wire.Attach:
+		return nil, c.attach(file)
+	case wire.Revoke:
+		c.gateway.revoke()
+		return nil, nil
+	case wire.Stop:
+		c.gateway.close()
+		return nil, nil
+	}
+	return nil, fmt.Errorf("%w: unknown request %q", wire.ErrProtocol, what)
+}
+
+// configure builds the gateway and confines the process; nothing hostile has
+// been read before it returns.
+func (c *child) configure(body json.RawMessage) error {
+	if c.gateway != nil {
+		return fmt.Errorf("%w: configured twice", wire.ErrProtocol)
+	}
+	var cfg Config
+	if err := json.Unmarshal(body, &cfg); err != nil {
+		return fmt.Errorf("gateway: configuration: %w", err)
+	}
+	g, err := newGateway(cfg, wire.Client{Conn: c.conn})
+	if err != nil {
+		return fmt.Errorf("gateway: %w", err)
+	}
+	if err := confine.Apply(); err != nil {
+		return fmt.Errorf("gateway: %w", err)
+	}
+	c.gateway, c.network = g, cfg.Network
+	return nil
+}
+
+func (c *child) attach(file *os.File) error {
+	if c.linked {
+		return errors.New("gateway: it has a link already")
+	}
+	c.linked = true
+	switch {
+	case c.network == sandbox.NetNone && file == nil:
+		return nil
+	case file == nil:
+		return errors.New("gateway: no link came with the request")
+	case c.network == sandbox.NetTAP:
+		return c.gateway.tap(file)
+	case c.network == sandbox.NetRelay:
+		l, err := net.FileListener(file)
+		file.Close()
+		if err != nil {
+			return fmt.Errorf("gateway: the relay's listener: %w", err)
+		}
+		go func() {
+			// Without its listener the sandbox has no way out; so be it.
+			c.gateway.relay(l)
+		}()
+		return nil
+	}
+	file.Close()
+	return errors.New("gateway: unexpected link")
+}
+
+// gateway wires the packages of a flow's way together.
+type gateway struct {
+	set      *capability.Set
+	client   wire.Client
+	journal  *journal
+	roots    *roots
+	dialer   *dial.Dialer
+	handler  *httpauthz.Handler
+	tls      *intercept.Server
+	resolver *resolver.Resolver
+	maxFlows int
+	link4    netip.Addr
+	link6    netip.Addr
+}
+
+func newGateway(cfg Config, client wire.Client) (*gateway, error) {
+	set, err := capability.Compile(cfg.Spec, catalog.Default())
+	if err != nil {
+		return nil, fmt.Errorf("capability set: %w", err)
+	}
+	authority, err := intercept.NewAuthority(cfg.CACert, cfg.CAKey)
+	if err != nil {
+		return nil, err
+	}
+	g := &gateway{
+		set: set, client: client, roots: newRoots(), maxFlows: cfg.Limits.MaxFlows,
+		link4: netip.MustParseAddr(sandbox.LinkGateway4), link6: netip.MustParseAddr(sandbox.LinkGateway6),
+	}
+	if g.maxFlows <= 0 || g.maxFlows > DefaultMaxFlows {
+		g.maxFlows = DefaultMaxFlows
+	}
+	dc, err := dialConfig(cfg, g.roots)
+	if err != nil {
+		return nil, err
+	}
+	g.dialer = dial.New(dc)
+	g.journal = newJournal(client.Record)
+	g.handler = &httpauthz.Handler{
+		Decider: set, Identity: capability.Identity{Placeholders: cfg.Placeholders},
+		Controller: client, Upstream: g.dialer, Denied: g.journal.deny,
+	}
+	g.tls = intercept.New(authority, g.handler.Serve, func(dst hostport.HostPort, code, message string) {
+		g.journal.deny(refusal("tcp.connect", "https://"+dst.String()+"/", code, message))
+	})
+	g.resolver = &resolver.Resolver{
+		Table: resolver.NewTable(),
+		Allowed: func(h hostport.Host) (bool, string) {
+			d := set.ResolveName(h)
+			return d.Verdict == vocabulary.Allow, d.Reason.Message
+		},
+		Refused: func(r resolver.Refusal) {
+			e := refusal("dns.resolve", r.Name, r.Code, r.Message)
+			e.Attrs = map[string]string{"type": r.Type}
+			g.journal.deny(e)
+		},
+	}
+	return g, nil
+}
+
+func dialConfig(cfg Config, r *roots) (dial.Config, error) {
+	dc := dial.Config{Roots: r.get, Hosts: map[string][]netip.Addr{}}
+	for _, u := range cfg.Upstreams {
+		host, err := hostport.ParseHost(u.Host)
+		if err != nil {
+			return dc, fmt.Errorf("upstreams: %w", err)
+		}
+		to, err := netip.ParseAddrPort(u.Connect)
+		if err != nil {
+			return dc, fmt.Errorf("upstreams: %s: connect: %w", host, err)
+		}
+		up := dial.Upstream{Host: host, Connect: to}
+		if len(u.CAPEM) > 0 {
+			up.CA = x509.NewCertPool()
+			if !up.CA.AppendCertsFromPEM(u.CAPEM) {
+				return dc, fmt.Errorf("upstreams: %s: ca holds no certificate", host)
+			}
+		}
+		dc.Upstreams = append(dc.Upstreams, up)
+	}
+	for _, s := range cfg.Nameservers {
+		if a, err := netip.ParseAddr(s); err == nil {
+			dc.Nameservers = append(dc.Nameservers, netip.AddrPortFrom(a, 53))
+		} else if ap, err := netip.ParseAddrPort(s); err == nil {
+			dc.Nameservers = append(dc.Nameservers, ap)
+		} else {
+			return dc, fmt.Errorf("name server %q is no address", s)
+		}
+	}
+	for name, list := range cfg.Hosts {
+		for _, s := range list {
+			if a, err := netip.ParseAddr(s); err == nil {
+				dc.Hosts[name] = append(dc.Hosts[name], a)
+			}
+		}
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		return dc, fmt.Errorf("this host's own addresses: %w", err)
+	}
+	for _, a := range own {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			dc.Own = append(dc.Own, p.Addr())
+		}
+	}
+	return dc, nil
+}
+
+func (g *gateway) tap(link *os.File) error {
+	guest4, guest6 := netip.MustParsePrefix(sandbox.LinkGuest4), netip.MustParsePrefix(sandbox.LinkGuest6)
+	_, err := netstack.New(link, netstack.Config{
+		Guest4: guest4.Addr(), Guest6: guest6.Addr(), Gateway4: g.link4, Gateway6: g.link6,
+		MTU: sandbox.LinkMTU, MaxFlows: g.maxFlows,
+	}, (*packets)(g))
+	return err
+}
+
+func (g *gateway) relay(l net.Listener) error { return relay.Serve(l, g.maxFlows, (*proxied)(g)) }
+
+func (g *gateway) revoke() {
+	g.handler.Revoke()
+	g.dialer.CloseIdle()
+}
+
+func (g *gateway) close() { g.journal.close() }
+
+// open judges a destination that a name stands for.
+func (g *gateway) open(dst hostport.HostPort) (func(net.Conn), *vocabulary.Reason) {
+	treatment, d := g.set.Connect(dst)
+	if d.Verdict == vocabulary.Allow {
+		switch treatment {
+		case capability.TreatTLS:
+			return func(c net.Conn) { g.tls.Serve(c, dst, true) }, nil
+		case capability.TreatHTTP:
+			return func(c net.Conn) { g.tls.Serve(c, dst, false) }, nil
+		case capability.TreatOpaque:
+			return func(c net.Conn) { g.opaque(c, dst, d) }, nil
+		}
+	}
+	e := refusal("tcp.connect", dst.String(), d.Reason.Code, d.Reason.Message)
+	e.Reason = d.Reason
+	g.journal.deny(e)
+	return nil, &d.Reason
+}
+
+// opaque records, dials and copies.
+func (g *gateway) opaque(c net.Conn, dst hostport.HostPort, d capability.Decision) {
+	defer c.Close()
+	e := v1.Event{Actor: "sandbox", Action: "tcp.connect", Resource: vocabulary.Resource(dst.String()), Verdict: vocabulary.Allow, Reason: d.Reason, Attrs: map[string]string{"opaque": "true"}}
+	if err := g.client.Record(e); err != nil {
+		return
+	}
+	up, err := g.dialer.Opaque(context.Background(), d.Permit)
+	if err != nil {
+		code := httpauthz.CodeUpstream
+		if errors.Is(err, dial.ErrAddress) {
+			code = httpauthz.CodeAddress
+		}
+		g.journal.deny(refusal("tcp.connect", dst.String(), code, err.Error()))
+		return
+	}
+	intercept.Splice(c, up)
+}
+
+func refusal(action vocabulary.Action, resource, code, message string) v1.Event {
+	return v1.Event{Actor: "sandbox", Action: action, Resource: vocabulary.Resource(resource), Reason: vocabulary.Reason{Code: code, Message: message}}
+}
+
+// packets is the gateway as the netstack sees it.
+type packets gateway
+
+func (p *packets) Accept(dst netip.AddrPort) func(net.Conn) {
+	g := (*gateway)(p)
+	if dst.Addr() == g.link4 || dst.Addr() == g.link6 {
+		if dst.Port() == 53 {
+			return g.resolver.Serve
+		}
+		g.journal.deny(refusal("tcp.connect", dst.String(), "no-grant", "the gateway itself serves nothing but DNS"))
+		return nil
+	}
+	name, ok := g.resolver.Table.Name(dst.Addr())
+	if !ok {
+		e := refusal("tcp.connect", dst.String(), httpauthz.CodeIPLiteral, "a connection to an address; only names that a grant covers are reachable")
+		e.Reason.Remedy = "use the name, and grant it"
+		g.journal.deny(e)
+		return nil
+	}
+	serve, _ := g.open(hostport.HostPort{Host: name, Port: hostport.Port(dst.Port())})
+	return serve
+}
+
+func (p *packets) DNS(query []byte) []byte { return p.resolver.Answer(query) }
+
+func (p *packets) Refused(k netstack.Kind, dst netip.AddrPort) {
+	action, code, message := vocabulary.Action("ip.send"), "protocol-refused", "only TCP to granted names leaves the sandbox"
+	switch k {
+	case netstack.KindUDP:
+		action, message = "udp.send", "UDP does not leave the sandbox (only DNS to the gateway is answered)"
+	case netstack.KindICMP:
+		action, message = "icmp.send", "ICMP does not leave the sandbox"
+	case netstack.KindFlows:
+		action, code, message = "tcp.connect", "flow-limit", "too many connections at a time"
+	}
+	resource := dst.Addr().String()
+	if dst.Port() != 0 {
+		resource = dst.String()
+	}
+	e := refusal(action, resource, code, message)
+	e.Attrs = map[string]string{"kind": string(k)}
+	p.journal.note(e)
+}
+
+// proxied is the gateway as the relay sees it.
+type proxied gateway
+
+func (p *proxied) Open(dst hostport.HostPort) (func(net.Conn), *vocabulary.Reason) {
+	return (*gateway)(p).open(dst)
+}
+
+func (p *proxied) Request(w http.ResponseWriter, r *http.Request, dst hostport.HostPort) {
+	g := (*gateway)(p)
+	treatment, d := g.set.Connect(dst)
+	if d.Verdict != vocabulary.Allow || treatment != capability.TreatHTTP {
+		reason := d.Reason
+		if d.Verdict == vocabulary.Allow {
+			reason = vocabulary.Reason{Code: "no-grant", Message: "this destination is granted, but not as plain http", Rule: d.Reason.Rule}
+		}
+		e := refusal("http.request", "http://"+dst.String()+"/", "", "")
+		e.Reason = reason
+		g.journal.deny(e)
+		p.Deny(w, r, string(e.Resource), reason)
+		return
+	}
+	g.handler.Serve(w, r, dst, false)
+}
+
+func (p *proxied) Malformed(target, code, message string) vocabulary.Reason {
+	e := refusal("tcp.connect", target, code, message)
+	p.journal.deny(e)
+	return e.Reason
+}
+
+func (p *proxied) Deny(w http.ResponseWriter, r *http.Request, resource string, reason vocabulary.Reason) {
+	httpauthz.Denial{Status: http.StatusForbidden, Action: "tcp.connect", Resource: vocabulary.Resource(resource), Reason: reason}.Write(w, r)
+}
+
+// roots are the host's roots, which arrive late and are parsed when needed.
+type roots struct {
+	arrived chan struct{}
+	once    sync.Once
+	pem     []byte
+	parse   func() *x509.CertPool
+}
+
+func newRoots() *roots {
+	r := &roots{arrived: make(chan struct{})}
+	r.parse = sync.OnceValue(func() *x509.CertPool {
+		pool := x509.NewCertPool()
+		pool.AppendCertsFromPEM(r.pem)
+		r.pem = nil
+		return pool
+	})
+	return r
+}
+
+func (r *roots) set(pem []byte) {
+	r.once.Do(func() {
+		r.pem = pem
+		close(r.arrived)
+	})
+}
+
+func (r *roots) get(ctx context.Context) (*x509.CertPool, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	select {
+	case <-r.arrived:
+		return r.parse(), nil
+	case <-ctx.Done():
+		return nil, errors.New("the host's roots are not known")
+	}
+}

@@ -1,0 +1,503 @@
+// Package httpauthz decides on every single HTTP request of a sandbox and
+// forwards what is allowed.
+//
+// In: a request, and the destination that its connection is bound to by DNS and
+// SNI. The request is put into one canonical form or refused; the capability
+// set decides on that form; the decision is recorded in the controller before
+// anything happens, and the real credential, if the decision names one, comes
+// back with the receipt of that record: no record, no act. What is forwarded is
+// rebuilt from the canonical form, never copied from the wire. Out: the
+// upstream's answer as it streams in, without the injected credential if the
+// upstream echoes it, or a denial that people and agents can act on.
+//
+// Bodies are streamed and never held, except where the catalogue has to read
+// one to decide, and then at most as many bytes as it says. Redirects are passed
+// on: the next request is judged like any other. Upgrades (WebSocket, h2c) are
+// refused, also unsolicited ones. Requests under a credential carry no Range
+// and accept no content coding, because both would hide an echo.
+//
+// Figures: at most MaxRequests at a time; stall bounds how long a body may
+// stand still in either direction towards the sandbox.
+//
+// Known hole: a server can tell the sandbox a credential in a form that the
+// scrubber does not know (encrypted, compressed by itself, in pieces over
+// several answers). Grants to servers that do so are weak grants.
+package httpauthz
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+
+	v1 "github.com/bulkhead-dev/bulkhead/api/v1"
+	"github.com/bulkhead-dev/bulkhead/internal/capability"
+	"github.com/bulkhead-dev/bulkhead/internal/catalog"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/dial"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/wire"
+	"github.com/bulkhead-dev/bulkhead/internal/hostport"
+	"github.com/bulkhead-dev/bulkhead/internal/secret"
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+)
+
+const (
+	// MaxRequests bounds the requests under way.
+	MaxRequests = 512
+	stall       = 2 * time.Minute
+)
+
+// Decider says what a request needs and whether it is granted.
+type Decider interface {
+	Body(catalog.Request) int
+	Decide(catalog.Request, capability.Identity) capability.Decision
+}
+
+// Controller records, and answers with the credential that was asked for.
+type Controller interface {
+	Authorize(context.Context, v1.Event, *wire.CredentialUse) (secret.Value, error)
+}
+
+// Upstream sends a permitted request.
+type Upstream interface {
+	RoundTrip(*capability.Permit, *http.Request) (*http.Response, error)
+}
+
+// Handler serves the requests of one session. All fields are needed; a missing
+// one refuses.
+type Handler struct {
+	Decider    Decider
+	Identity   capability.Identity
+	Controller Controller
+	Upstream   Upstream
+	// Denied hears of every denial before it is answered.
+	Denied func(v1.Event)
+
+	slots   atomic.Int32
+	revoked atomic.Bool
+	mu      sync.Mutex
+	active  map[*context.CancelFunc]struct{}
+}
+
+// Revoke ends every request that carries a credential, and denies later ones.
+func (h *Handler) Revoke() {
+	h.revoked.Store(true)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for cancel := range h.active {
+		(*cancel)()
+	}
+}
+
+// track makes ctx end with Revoke.
+func (h *Handler) track(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	h.mu.Lock()
+	if h.active == nil {
+		h.active = map[*context.CancelFunc]struct{}{}
+	}
+	h.active[&cancel] = struct{}{}
+	h.mu.Unlock()
+	return ctx, func() {
+		h.mu.Lock()
+		delete(h.active, &cancel)
+		h.mu.Unlock()
+		cancel()
+	}
+}
+
+// request is one request on its way.
+type request struct {
+	h      *Handler
+	w      http.ResponseWriter
+	r      *http.Request
+	dst    hostport.HostPort
+	secure bool
+
+	c        *canonical
+	action   vocabulary.Action
+	resource vocabulary.Resource
+}
+
+// Serve decides on one request that came over a connection bound to dst.
+func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, dst hostport.HostPort, secure bool) {
+	q := &request{h: h, w: w, r: r, dst: dst, secure: secure, action: "http.request"}
+	scheme := "http://"
+	if secure {
+		scheme = "https://"
+	}
+	q.resource = vocabulary.Resource(scheme + dst.String() + "/")
+	if h.slots.Add(1) > MaxRequests {
+		h.slots.Add(-1)
+		q.deny(http.StatusServiceUnavailable, vocabulary.Reason{Code: CodeBusy, Message: "too many requests of this session are under way; wait for some to end"})
+		return
+	}
+	defer h.slots.Add(-1)
+	q.serve(scheme)
+}
+
+func (q *request) serve(scheme string) {
+	h := q.h
+	if h.Decider == nil || h.Controller == nil || h.Upstream == nil {
+		q.deny(http.StatusForbidden, vocabulary.Reason{Code: "no-grant", Message: "this session has no capability set"})
+		return
+	}
+	var err error
+	if q.c, err = canonicalise(q.r, q.dst, q.secure); err != nil {
+		q.refuse(err)
+		return
+	}
+	q.resource = vocabulary.Resource(scheme + authority(q.dst, q.secure) + q.c.rawPath)
+	body, length, err := q.body()
+	if err != nil {
+		q.refuse(err)
+		return
+	}
+	d := h.Decider.Decide(q.c.Request, h.Identity)
+	if d.Action != "" {
+		q.action = d.Action
+	}
+	if d.Resource != "" {
+		q.resource = d.Resource
+	}
+	if d.Verdict != vocabulary.Allow || d.Permit == nil {
+		q.deny(http.StatusForbidden, d.Reason)
+		return
+	}
+	q.forward(d, body, length)
+}
+
+// refuse answers a request without canonical form.
+func (q *request) refuse(err error) {
+	reason := vocabulary.Reason{Code: CodeBadRequest, Message: err.Error(), Remedy: "send the request in the plain form; nothing ambiguous is forwarded"}
+	if r := (*refusal)(nil); errors.As(err, &r) {
+		reason.Code = r.code
+		if r.code != CodeBadRequest {
+			reason.Remedy = ""
+		}
+	}
+	q.deny(http.StatusForbidden, reason)
+}
+
+func (q *request) deny(status int, reason vocabulary.Reason) {
+	d := Denial{Status: status, Action: q.action, Resource: q.resource, Reason: reason}
+	if q.h.Denied != nil {
+		q.h.Denied(q.event(vocabulary.Deny, reason, nil))
+	}
+	d.Write(q.w, q.r)
+}
+
+func (q *request) event(v vocabulary.Verdict, reason vocabulary.Reason, more map[string]string) v1.Event {
+	attrs := map[string]string{"method": clip(q.r.Method), "host": q.dst.String(), "proto": q.r.Proto}
+	if q.c != nil {
+		attrs["path"] = q.c.rawPath
+	}
+	for k, v := range more {
+		attrs[k] = v
+	}
+	return v1.Event{Actor: "sandbox", Action: q.action, Resource: q.resource, Verdict: v, Reason: reason, Attrs: attrs}
+}
+
+func authority(dst hostport.HostPort, secure bool) string {
+	if secure && dst.Port == 443 || !secure && dst.Port == 80 {
+		return dst.Host.String()
+	}
+	return dst.String()
+}
+
+// body returns what is to be forwarded, after buffering what the catalogue has
+// to see.
+func (q *request) body() (io.Reader, int64, error) {
+	if q.r.Body == nil || q.r.Body == http.NoBody || q.r.ContentLength == 0 {
+		return nil, 0, nil
+	}
+	src := &patient{src: q.r.Body, rc: http.NewResponseController(q.w)}
+	need := q.h.Decider.Body(q.c.Request)
+	if need <= 0 {
+		return src, q.r.ContentLength, nil
+	}
+	for _, e := range q.c.header["Content-Encoding"] {
+		if !strings.EqualFold(strings.TrimSpace(e), "identity") {
+			return nil, 0, bad("the body has to be read to decide, and it is encoded (%s)", clip(e))
+		}
+	}
+	if q.r.ContentLength > int64(need) {
+		return nil, 0, bad("the body has to be read to decide, and is longer than %d bytes", need)
+	}
+	data, err := io.ReadAll(io.LimitReader(src, int64(need)+1))
+	if err != nil {
+		return nil, 0, bad("the body did not arrive whole")
+	}
+	if len(data) > need {
+		return nil, 0, bad("the body has to be read to decide, and is longer than %d bytes", need)
+	}
+	q.c.Body = data
+	return bytes.NewReader(data), int64(len(data)), nil
+}
+
+// patient gives each read of a body a time of its own.
+type patient struct {
+	src io.Reader
+	rc  *http.ResponseController
+}
+
+func (p *patient) Read(b []byte) (int, error) {
+	p.rc.SetReadDeadline(time.Now().Add(stall))
+	n, err := p.src.Read(b)
+	if err != nil {
+		p.rc.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}
+
+func (q *request) forward(d capability.Decision, body io.Reader, length int64) {
+	h := q.h
+	ctx, done := q.r.Context(), func() {}
+	more := map[string]string{}
+	var use *wire.CredentialUse
+	if d.Swap != nil {
+		// Tracked before the flag is read: a revocation finds one or the other.
+		ctx, done = h.track(ctx)
+		defer done()
+		if h.revoked.Load() {
+			q.deny(http.StatusForbidden, revoked(d.Reason.Rule))
+			return
+		}
+		use = &wire.CredentialUse{Name: d.Swap.Credential, Action: q.action, Resource: q.resource}
+		more["credential"] = d.Swap.Credential
+	}
+	if len(d.Dropped) > 0 {
+		more["dropped"] = strings.Join(d.Dropped, ",")
+	}
+	if err := q.prepare(d); err != nil {
+		q.refuse(err)
+		return
+	}
+	real, err := h.Controller.Authorize(ctx, q.event(vocabulary.Allow, d.Reason, more), use)
+	if err != nil {
+		q.unauthorized(err, d)
+		return
+	}
+	var scrub *scrubber
+	if d.Swap != nil {
+		if scrub, err = q.swap(*d.Swap, real); err != nil {
+			q.deny(http.StatusServiceUnavailable, vocabulary.Reason{Code: CodeNoCredential, Message: err.Error(), Rule: d.Reason.Rule})
+			return
+		}
+		defer real.Wipe()
+	}
+	out, err := q.rebuild(ctx, body, length)
+	if err != nil {
+		q.refuse(err)
+		return
+	}
+	resp, err := h.Upstream.RoundTrip(d.Permit, out)
+	if err != nil {
+		q.failed(err, d, scrub)
+		return
+	}
+	q.answer(resp, d, scrub)
+}
+
+func revoked(rule vocabulary.Position) vocabulary.Reason {
+	return vocabulary.Reason{Code: CodeRevoked, Message: "the credentials of this session were revoked", Rule: rule, Remedy: "start a new session"}
+}
+
+// unauthorized answers when the controller did not record or did not give the
+// credential.
+func (q *request) unauthorized(err error, d capability.Decision) {
+	switch {
+	case q.r.Context().Err() != nil:
+		panic(http.ErrAbortHandler) // the client went away
+	case wire.HasCode(err, wire.CodeNoCredential) || q.h.revoked.Load():
+		if q.h.revoked.Load() {
+			q.deny(http.StatusForbidden, revoked(d.Reason.Rule))
+			return
+		}
+		q.deny(http.StatusServiceUnavailable, vocabulary.Reason{Code: CodeNoCredential, Message: "the credential is not available: " + err.Error(), Rule: d.Reason.Rule})
+	default:
+		q.deny(http.StatusServiceUnavailable, vocabulary.Reason{Code: CodeNoRecord, Message: "the request could not be recorded, so it was not made", Rule: d.Reason.Rule, Remedy: "the event log of this session does not accept events (disk full?)"})
+	}
+}
+
+// prepare removes or rewrites what the decision says must not be forwarded as
+// it is, and refuses placeholders in other places than the decision's slot.
+func (q *request) prepare(d capability.Decision) error {
+	for name, value := range d.Rewrite {
+		if q.c.header.Del(name); value != "" {
+			q.c.header.Set(name, value)
+		}
+	}
+	for _, s := range d.Strip {
+		if s.Header != "" {
+			q.c.header.Del(s.Header)
+		}
+		if s.Query != "" {
+			q.c.rawQuery = editQuery(q.c.rawQuery, s.Query, nil)
+		}
+	}
+	for name, placeholder := range q.h.Identity.Placeholders {
+		if len(placeholder) < minScrub {
+			continue
+		}
+		where := ""
+		query, _ := url.QueryUnescape(q.c.rawQuery)
+		if d.Swap != nil && d.Swap.Slot.Query != "" {
+			query, _ = url.QueryUnescape(editQuery(q.c.rawQuery, d.Swap.Slot.Query, nil))
+		}
+		if strings.Contains(q.c.Path, placeholder) {
+			where = "path"
+		} else if strings.Contains(query, placeholder) {
+			where = "query"
+		}
+		for header, values := range q.c.header {
+			if d.Swap != nil && strings.EqualFold(header, d.Swap.Slot.Header) {
+				if len(values) > 1 {
+					return &refusal{CodeForeign, "the header " + header + " was sent more than once"}
+				}
+				continue
+			}
+			for _, v := range values {
+				if strings.Contains(v, placeholder) || strings.Contains(header, placeholder) {
+					where = "header " + header
+				}
+			}
+		}
+		if where != "" {
+			return &refusal{CodePlaceholder, fmt.Sprintf("the placeholder of %q stands in the %s, where it is never replaced", name, where)}
+		}
+	}
+	return nil
+}
+
+// editQuery removes the pairs with this key, or sets their value.
+func editQuery(raw, key string, value *string) string {
+	var out []string
+	for pair := range strings.SplitSeq(raw, "&") {
+		k, _, _ := strings.Cut(pair, "=")
+		if name, err := url.QueryUnescape(k); err == nil && name == key {
+			if value == nil {
+				continue
+			}
+			pair = k + "=" + url.QueryEscape(*value)
+		}
+		out = append(out, pair)
+	}
+	return strings.Join(out, "&")
+}
+
+// swap puts the real credential where the decision says, and nowhere else, and
+// returns what removes it from the answer.
+func (q *request) swap(s capability.Swap, real secret.Value) (*scrubber, error) {
+	value := string(real.Reveal())
+	if value == "" || !httpguts.ValidHeaderFieldValue(value) {
+		return nil, fmt.Errorf("the credential %q is empty or has characters that no header can carry", s.Credential)
+	}
+	placeholder := q.h.Identity.Placeholders[s.Credential]
+	secrets := [][]byte{[]byte(value)}
+	switch {
+	case s.Slot.Query != "":
+		q.c.rawQuery = editQuery(q.c.rawQuery, s.Slot.Query, &value)
+	case s.Slot.Header == "":
+		return nil, errors.New("the decision names no place for the credential")
+	case strings.EqualFold(s.Slot.Scheme, "Basic"):
+		user, pass, err := basic(q.c.header.Get(s.Slot.Header))
+		if err != nil {
+			return nil, err
+		}
+		switch placeholder {
+		case "":
+			return nil, errors.New("the credential has no placeholder")
+		case pass:
+			pass = value
+		case user:
+			user = value
+		default:
+			return nil, errors.New("the basic credentials do not hold the placeholder")
+		}
+		pair := []byte(user + ":" + pass)
+		secrets = append(secrets, pair)
+		q.c.header.Set(s.Slot.Header, "Basic "+base64.StdEncoding.EncodeToString(pair))
+	case s.Slot.Scheme != "":
+		q.c.header.Set(s.Slot.Header, s.Slot.Scheme+" "+value)
+	default:
+		q.c.header.Set(s.Slot.Header, value)
+	}
+	for _, name := range []string{"Range", "If-Range"} {
+		q.c.header.Del(name)
+	}
+	q.c.header.Set("Accept-Encoding", "identity")
+	return newScrubber(secrets...), nil
+}
+
+func basic(header string) (user, pass string, err error) {
+	enc, ok := cutPrefixFold(header, "Basic ")
+	if !ok {
+		return "", "", errors.New("the request has no basic credentials")
+	}
+	raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(enc))
+	if err != nil {
+		return "", "", errors.New("the basic credentials are not base64")
+	}
+	user, pass, ok = strings.Cut(string(raw), ":")
+	if !ok {
+		return "", "", errors.New("the basic credentials have no colon")
+	}
+	return user, pass, nil
+}
+
+// rebuild makes the request that is sent, from the canonical form alone.
+func (q *request) rebuild(ctx context.Context, body io.Reader, length int64) (*http.Request, error) {
+	u := &url.URL{Scheme: q.c.Scheme, Host: q.dst.String(), Path: q.c.Path, RawPath: q.c.rawPath, RawQuery: q.c.rawQuery}
+	if u.EscapedPath() != q.c.rawPath {
+		return nil, bad("the path would be written in another way than it was judged")
+	}
+	out := (&http.Request{
+		Method: q.c.Method, URL: u, Host: authority(q.dst, q.secure), Header: q.c.header,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	}).WithContext(ctx)
+	if _, ok := out.Header["User-Agent"]; !ok {
+		out.Header["User-Agent"] = []string{""} // or the library would add its own
+	}
+	if body != nil {
+		out.Body, out.ContentLength = io.NopCloser(body), length
+		if data := q.c.Body; data != nil {
+			out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
+		}
+	}
+	return out, nil
+}
+
+// failed answers when there is no answer from the upstream.
+func (q *request) failed(err error, d capability.Decision, scrub *scrubber) {
+	if q.r.Context().Err() != nil {
+		panic(http.ErrAbortHandler) // the client went away
+	}
+	message := []byte(err.Error())
+	if scrub != nil {
+		scrub.bytes(message)
+	}
+	reason := vocabulary.Reason{Code: CodeUpstream, Message: "the upstream did not answer: " + string(message), Rule: d.Reason.Rule}
+	status := http.StatusBadGateway
+	switch {
+	case q.h.revoked.Load() && d.Swap != nil:
+		status, reason = http.StatusForbidden, revoked(d.Reason.Rule)
+	case errors.Is(err, dial.ErrAddress):
+		status, reason.Code, reason.Message = http.StatusForbidden, CodeAddress, string(message)
+		reason.Remedy = "the operator's policy can say where the name really lives: upstreams: {" + q.dst.Host.String() + ": {connect: ip:port}}"
+	case errors.Is(err, dial.ErrResolve):
+		reason.Code, reason.Message = CodeResolve, string(message)
+	case errors.Is(err, dial.ErrVerify):
+		reason.Code, reason.Message = CodeUpstreamTLS, string(message)
+	}
+	q.deny(status, reason)
+}

@@ -1,0 +1,227 @@
+// Package policy turns the bytes of a policy file into a Policy in which every
+// item knows the line it came from, merges presets in, and renders the result
+// back as a file.
+//
+// It runs in the controller and in the command line, on bytes that somebody
+// else has read: the package itself opens nothing, looks up nothing, and keeps
+// no state. The grammar is DESIGN section 4 and is strict: unknown and
+// duplicate keys, anchors, aliases, tags, merge keys, a second document and
+// values that could mean two things are errors, and Parse reports all of them
+// at once, each with its position and with what to write instead.
+//
+// Keys beyond DESIGN section 4: optional on a mount and on a credential, and
+// header and scheme on a raw http grant that has a credential. They exist
+// because presets need them and because a rendered policy must say all that it
+// means.
+//
+// An empty or absent list never grants anything. What a file does not say
+// comes from Default of its profile, and carries the position
+// "default:PROFILE". Sizes are bytes, durations are time.Duration.
+//
+// What only others can judge (does the service exist, does it have the
+// operation) is asked of them through Checks, so that those errors appear in
+// the same list.
+package policy
+
+import (
+	"strings"
+	"time"
+
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+)
+
+// At is a value with the place in a file where it stands.
+type At[T any] struct {
+	Value T
+	Pos   vocabulary.Position
+}
+
+// Policy is a policy file, with the profile's defaults filled in.
+type Policy struct {
+	File string // as the user named it; "default:PROFILE" without a file
+
+	Profile      vocabulary.Profile
+	ProfilePos   vocabulary.Position
+	Isolation    vocabulary.Isolation
+	IsolationPos vocabulary.Position
+
+	// Presets are the names that Expand will merge in. Expanded are those that
+	// it did merge in, included ones too; then Presets is empty.
+	Presets  []At[string]
+	Expanded []At[string]
+
+	Workspace Workspace
+	Mounts    []Mount
+
+	// EnvPass are names of the host's environment that get in.
+	EnvPass []At[string]
+	EnvSet  []EnvVar
+
+	Grants      []Grant
+	Credentials []Credential
+	Upstreams   []Upstream
+	Limits      Limits
+}
+
+// Workspace is where the command starts. Path is absolute, starts with "~/",
+// or is relative to where run was called; see ResolvePath.
+type Workspace struct {
+	Path string
+	Mode vocabulary.MountMode
+	Pos  vocabulary.Position
+}
+
+// Mount shows one path of the host, at the same path, inside. Path as in
+// Workspace. An Optional mount is left out when the host has no such path.
+type Mount struct {
+	Path     string
+	Mode     vocabulary.MountMode
+	Optional bool
+	Pos      vocabulary.Position
+}
+
+// EnvVar sets one variable. "${HOME}" in Value means the home directory
+// inside; Expand replaces it.
+type EnvVar struct {
+	Name, Value string
+	Pos         vocabulary.Position
+}
+
+// Grant permits. Exactly one of Service, HTTP and TCP is set.
+type Grant struct {
+	Pos vocabulary.Position
+
+	// The typed form: operations of a service of the catalogue. Operations is
+	// never empty; no Resources means all resources of these operations.
+	Service    string
+	Operations []At[string]
+	Resources  []At[string]
+
+	// The raw form: HTTP is a URL pattern in canonical form (ParseURLPattern).
+	// Methods is never empty.
+	HTTP    string
+	Methods []string
+
+	// The opaque form: "host:port". Nothing in it can be inspected.
+	TCP string
+
+	// Credential names one of Credentials, or is empty. Only with Service or
+	// HTTP. For HTTP, Header (lower case) and Scheme ("Bearer", "Basic" or
+	// none) say in which slot it travels; for Service the catalogue says.
+	Credential     string
+	CredentialPos  vocabulary.Position
+	Header, Scheme string
+}
+
+// Credential says where a secret is to be found by the broker. Exactly one of
+// Env, File, Command and Keyring is set. Command runs on the host without a
+// shell. An Optional credential may be missing: then the session starts
+// without it.
+type Credential struct {
+	Name     string
+	Env      string
+	File     string
+	Command  []string
+	Keyring  string
+	Optional bool
+	Pos      vocabulary.Position
+}
+
+// Upstream says where a name really lives. Connect is "ip:port"; CA is the
+// path of a PEM file or empty.
+type Upstream struct {
+	Host    string
+	Connect string
+	CA      string
+	Pos     vocabulary.Position
+}
+
+// Limits of a session. Zero is no limit. Pos says who set those that are set.
+type Limits struct {
+	Memory int64 // bytes
+	PIDs   int
+	CPUs   float64
+	Wall   time.Duration
+	Pos    LimitPositions
+}
+
+// LimitPositions are the places of the limits.
+type LimitPositions struct{ Memory, PIDs, CPUs, Wall vocabulary.Position }
+
+// Preset is a named, reviewable bundle for an agent or a toolchain.
+type Preset struct {
+	Name        string
+	Description string
+	// Commands are the names of the programs it is for.
+	Commands []string
+	// Presets are merged in with it.
+	Presets     []At[string]
+	Mounts      []Mount
+	EnvPass     []At[string]
+	EnvSet      []EnvVar
+	Grants      []Grant
+	Credentials []Credential
+}
+
+// Default is what a session gets that has no policy file: no egress at all,
+// the current directory as a writable workspace, and nothing of the host's
+// environment but terminal and language. MISSION.md's table of patterns says
+// which isolation belongs to which profile.
+func Default(p vocabulary.Profile) *Policy {
+	pos := vocabulary.Position{File: "default:" + string(p)}
+	d := &Policy{
+		File: pos.File, Profile: p, ProfilePos: pos, IsolationPos: pos,
+		Workspace: Workspace{Path: ".", Mode: vocabulary.ReadWrite, Pos: pos},
+	}
+	pass := []string{"TERM", "COLORTERM", "NO_COLOR", "LANG", "LC_ALL", "LC_CTYPE", "TZ"}
+	switch p {
+	case vocabulary.Developer:
+		d.Isolation = vocabulary.Process
+		d.Limits.PIDs, d.Limits.Pos.PIDs = 4096, pos
+	case vocabulary.KnowledgeWorker:
+		d.Isolation = vocabulary.VM
+		d.Limits.PIDs, d.Limits.Pos.PIDs = 4096, pos
+	default:
+		d.Profile, d.Isolation = vocabulary.Server, vocabulary.Container
+		d.Limits = Limits{2 << 30, 512, 2, time.Hour, LimitPositions{pos, pos, pos, pos}}
+		pass = []string{"LANG", "TZ"}
+	}
+	for _, name := range pass {
+		d.EnvPass = append(d.EnvPass, At[string]{name, pos})
+	}
+	return d
+}
+
+func isDefault(pos vocabulary.Position) bool { return strings.HasPrefix(pos.File, "default:") }
+
+// SetProfile changes the profile, as --profile does: what the file says stays,
+// what came from the old profile's defaults comes from the new one's.
+func (p *Policy) SetProfile(profile vocabulary.Profile) {
+	d := Default(profile)
+	p.Profile, p.ProfilePos = d.Profile, d.ProfilePos
+	if isDefault(vocabulary.Position{File: p.File}) {
+		p.File = d.File
+	}
+	if isDefault(p.IsolationPos) {
+		p.Isolation, p.IsolationPos = d.Isolation, d.IsolationPos
+	}
+	if isDefault(p.Workspace.Pos) {
+		p.Workspace = d.Workspace
+	}
+	if len(p.EnvPass) > 0 && isDefault(p.EnvPass[0].Pos) {
+		p.EnvPass = withoutSet(d.EnvPass, p.EnvSet)
+	}
+	l, from := &p.Limits, d.Limits
+	if l.Pos.Memory.File == "" || isDefault(l.Pos.Memory) {
+		l.Memory, l.Pos.Memory = from.Memory, from.Pos.Memory
+	}
+	if l.Pos.PIDs.File == "" || isDefault(l.Pos.PIDs) {
+		l.PIDs, l.Pos.PIDs = from.PIDs, from.Pos.PIDs
+	}
+	if l.Pos.CPUs.File == "" || isDefault(l.Pos.CPUs) {
+		l.CPUs, l.Pos.CPUs = from.CPUs, from.Pos.CPUs
+	}
+	if l.Pos.Wall.File == "" || isDefault(l.Pos.Wall) {
+		l.Wall, l.Pos.Wall = from.Wall, from.Pos.Wall
+	}
+}

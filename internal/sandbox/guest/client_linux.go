@@ -1,0 +1,357 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/frame"
+	"golang.org/x/sys/unix"
+)
+
+// sendTimeout bounds how long a supervisor that does not read can hold up the
+// controller.
+const sendTimeout = 10 * time.Second
+
+// ErrGone is returned for what the supervisor did not live to answer.
+var ErrGone = errors.New("the sandbox has ended")
+
+// Client is the controller's end. Safe for concurrent use.
+type Client struct {
+	conn  *frame.Conn
+	ready chan struct{}
+	done  chan struct{}
+
+	mu       sync.Mutex
+	x        exchange
+	next     uint32
+	procs    map[uint32]*Process
+	listener *os.File
+	err      error
+}
+
+// NewClient starts the conversation on a connection, which it takes over.
+func NewClient(conn *frame.Conn, s Setup) *Client {
+	c := &Client{conn: conn, ready: make(chan struct{}), done: make(chan struct{}), procs: map[uint32]*Process{},
+		x: exchange{relay: s.RelayPort != 0, commands: map[uint32]*commandState{}}}
+	go c.receive(s)
+	return c
+}
+
+// Ready waits until the supervisor is confined, and returns the relay's
+// listener if one was asked for.
+func (c *Client) Ready(ctx context.Context) (*os.File, error) {
+	select {
+	case <-c.ready:
+		return c.listener, nil
+	case <-c.done:
+		return nil, c.Err()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Done is closed when the conversation has ended.
+func (c *Client) Done() <-chan struct{} { return c.done }
+
+// Err says why the conversation ended.
+func (c *Client) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// Close ends the conversation, and with it the supervisor.
+func (c *Client) Close() { c.conn.Close() }
+
+func (c *Client) receive(s Setup) {
+	sent := make(chan error, 1)
+	go func() { sent <- c.conn.Send(time.Now().Add(sendTimeout), request{Setup: &s}) }()
+	var err error
+	for err == nil {
+		var r report
+		var files []*os.File
+		if files, err = c.conn.Receive(&r, maxReport, 1); err != nil {
+			break
+		}
+		if err = c.take(r, files, s.RelayPort); err != nil {
+			for _, f := range files {
+				f.Close()
+			}
+		}
+	}
+	c.conn.Close()
+	c.mu.Lock()
+	c.err = err
+	for _, p := range c.procs {
+		p.end(0, ErrGone)
+	}
+	c.procs = nil
+	c.mu.Unlock()
+	close(c.done)
+	<-sent
+}
+
+// take acts on one report. On an error the descriptors are still the caller's.
+func (c *Client) take(r report, files []*os.File, relayPort int) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.x.judge(r, len(files)); err != nil {
+		return fmt.Errorf("the sandbox broke the protocol: %s", clean(err.Error()))
+	}
+	p := c.procs[r.ID]
+	switch r.Kind {
+	case kindReady:
+		if len(files) > 0 {
+			if err := checkListener(files[0], relayPort); err != nil {
+				return fmt.Errorf("the sandbox broke the protocol: %w", err)
+			}
+			c.listener = files[0]
+		}
+		close(c.ready)
+	case kindFailed:
+		return errors.New(clean(r.Error))
+	case kindStarted:
+		if len(files) > 0 {
+			t, err := checkTerminal(files[0])
+			if err != nil {
+				return fmt.Errorf("the sandbox broke the protocol: %w", err)
+			}
+			files[0].Close()
+			p.terminal = t
+		}
+		close(p.started)
+	case kindRefused:
+		p.refused = &sandbox.ExecError{Name: p.name, NotFound: r.NotFound, Err: errors.New(clean(r.Error))}
+		delete(c.procs, r.ID)
+		close(p.started)
+	case kindStopped:
+		select {
+		case p.stopped <- struct{}{}:
+		default: // the last stop was not seen yet; one notice is enough
+		}
+	case kindExited:
+		delete(c.procs, r.ID)
+		p.end(r.Code, nil)
+	}
+	return nil
+}
+
+// Start starts a command, see sandbox.Instance.
+func (c *Client) Start(ctx context.Context, cmd sandbox.Command) (*Process, error) {
+	s := start{Argv: byteStrings(cmd.Argv), Env: byteStrings(cmd.Env), Dir: []byte(cmd.Dir),
+		Terminal: cmd.Terminal, Rows: cmd.Rows, Cols: cmd.Cols}
+	if err := s.validate(); err != nil {
+		return nil, err
+	}
+	var files []*os.File
+	for i, f := range cmd.Stdio {
+		if f == nil {
+			continue
+		}
+		if err := checkStdio(f); err != nil {
+			return nil, fmt.Errorf("descriptor %d for %s: %w", i, cmd.Argv[0], err)
+		}
+		s.Stdio[i] = true
+		files = append(files, f)
+	}
+	p := &Process{client: c, name: cmd.Argv[0], started: make(chan struct{}), exited: make(chan struct{}), stopped: make(chan struct{}, 1)}
+	c.mu.Lock()
+	if c.procs == nil || !c.x.ready {
+		c.mu.Unlock()
+		return nil, ErrGone
+	}
+	c.next++
+	s.ID, p.id = c.next, c.next
+	c.procs[p.id] = p
+	c.x.commands[p.id] = &commandState{terminal: s.Terminal}
+	c.mu.Unlock()
+
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(sendTimeout)
+	}
+	if err := c.conn.Send(deadline, request{Start: &s}, files...); err != nil {
+		c.conn.Close() // half a message is no message
+		return nil, fmt.Errorf("starting %s: %w", cmd.Argv[0], err)
+	}
+	select {
+	case <-p.started:
+	case <-c.done:
+		return nil, ErrGone
+	case <-ctx.Done():
+		go p.abandon()
+		return nil, ctx.Err()
+	}
+	if p.refused != nil {
+		return nil, p.refused
+	}
+	return p, nil
+}
+
+func byteStrings(ss []string) [][]byte {
+	bs := make([][]byte, len(ss))
+	for i, s := range ss {
+		bs[i] = []byte(s)
+	}
+	return bs
+}
+
+// Process is one command inside.
+type Process struct {
+	client  *Client
+	id      uint32
+	name    string
+	started chan struct{}
+	exited  chan struct{}
+	stopped chan struct{}
+
+	// Written under client.mu before the channel that announces them is closed.
+	terminal *os.File
+	refused  *sandbox.ExecError
+	code     int
+	err      error
+}
+
+func (p *Process) end(code int, err error) {
+	p.code, p.err = code, err
+	close(p.exited)
+}
+
+// abandon kills a command whose caller no longer waits for its start.
+func (p *Process) abandon() {
+	select {
+	case <-p.started:
+		if p.refused != nil {
+			return
+		}
+		if p.terminal != nil {
+			p.terminal.Close()
+		}
+		_ = p.Signal(syscall.SIGKILL)
+	case <-p.client.done:
+	}
+}
+
+// Terminal implements sandbox.Process.
+func (p *Process) Terminal() *os.File { return p.terminal }
+
+// Wait implements sandbox.Process.
+func (p *Process) Wait() (int, error) {
+	<-p.exited
+	return p.code, p.err
+}
+
+// Stopped implements sandbox.Process.
+func (p *Process) Stopped() <-chan struct{} { return p.stopped }
+
+// Signal implements sandbox.Process.
+func (p *Process) Signal(sig os.Signal) error {
+	n, ok := sig.(syscall.Signal)
+	if !ok {
+		return fmt.Errorf("signal %v is not of this system", sig)
+	}
+	select {
+	case <-p.exited:
+		return os.ErrProcessDone
+	default:
+	}
+	err := p.client.conn.Send(time.Now().Add(sendTimeout), request{Signal: &signalRequest{ID: p.id, Signal: int(n)}})
+	if err != nil {
+		p.client.conn.Close()
+		return ErrGone
+	}
+	return nil
+}
+
+// checkTerminal accepts the controlling end of a pseudo-terminal only, and
+// returns it in a form that deadlines and Close interrupt. The device's number
+// is looked at before anything is done with it.
+func checkTerminal(f *os.File) (t *os.File, err error) {
+	err = control(f, func(fd int) error {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return err
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFCHR || unix.Major(st.Rdev) != 5 || unix.Minor(st.Rdev) != 2 {
+			return errors.New("the terminal is not one")
+		}
+		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		if err := unix.SetNonblock(dup, true); err != nil {
+			unix.Close(dup)
+			return err
+		}
+		t = os.NewFile(uintptr(dup), "terminal")
+		return nil
+	})
+	return t, err
+}
+
+// checkListener accepts a listening TCP socket at the relay's address only.
+func checkListener(f *os.File, port int) error {
+	return control(f, func(fd int) error {
+		bad := errors.New("the relay's listener is not one")
+		if domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil || domain != unix.AF_INET {
+			return bad
+		}
+		if proto, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL); err != nil || proto != unix.IPPROTO_TCP {
+			return bad
+		}
+		if on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || on != 1 {
+			return bad
+		}
+		sa, err := unix.Getsockname(fd)
+		if in, ok := sa.(*unix.SockaddrInet4); err != nil || !ok || in.Port != port || in.Addr != [4]byte{127, 0, 0, 1} {
+			return bad
+		}
+		return nil
+	})
+}
+
+// checkStdio refuses what must not get into a sandbox, see sandbox.Command: a
+// terminal could be typed into, a directory is a door, a socket a way out.
+func checkStdio(f *os.File) error {
+	return control(f, func(fd int) error {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return err
+		}
+		switch st.Mode & unix.S_IFMT {
+		case unix.S_IFIFO:
+			return nil
+		case unix.S_IFCHR:
+			if unix.Major(st.Rdev) == 1 { // null, zero, full, random: the memory devices that --dev shows too
+				switch unix.Minor(st.Rdev) {
+				case 3, 5, 7, 8, 9:
+					return nil
+				}
+			}
+			return errors.New("a terminal or device of the host can't be given to a sandbox (use a pipe)")
+		case unix.S_IFDIR:
+			return errors.New("a directory of the host can't be given to a sandbox (use a pipe)")
+		case unix.S_IFSOCK:
+			return errors.New("a socket of the host can't be given to a sandbox (use a pipe)")
+		}
+		return errors.New("a file of the host can't be given to a sandbox (use a pipe)")
+	})
+}
+
+func control(f *os.File, do func(fd int) error) error {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	if err := rc.Control(func(fd uintptr) { inner = do(int(fd)) }); err != nil {
+		return err
+	}
+	return inner
+}

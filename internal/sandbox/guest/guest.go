@@ -1,0 +1,191 @@
+// Package guest is the supervisor inside a sandbox and the controller's end of
+// the conversation with it.
+//
+// The supervisor (childproc "guest") is pid 1 of the sandbox. It is trusted
+// until it runs the first command, and confines itself before that: it checks
+// that it holds no capability, becomes undumpable (so nobody inside can attach
+// to it or read it), applies resource limits, Landlock and the system call
+// filter to itself; everything it starts inherits them. If any step fails it
+// reports and exits, and nothing runs. It starts commands, reaps every process,
+// and exits when the control socket ends, which ends the pid namespace.
+//
+// A command with a terminal is started by a second child ("job"), a session
+// leader: only a process group whose leader's parent is in the same session
+// can be stopped by Ctrl-Z.
+//
+// The conversation is frames (package frame) of one JSON object over a Unix
+// stream socket, descriptor 3 of the supervisor. The controller's side (Client)
+// takes everything from the supervisor as hostile, since what runs beside it is:
+// messages are bounded, out-of-order messages end the instance, and received
+// descriptors are checked for what they are.
+package guest
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+)
+
+// Names in the child registry, and where the binary lies inside the sandbox.
+const (
+	Child = "guest"
+	Dir   = "/run/bulkhead"
+	Path  = Dir + "/bulkhead"
+)
+
+const (
+	maxReport = 64 << 10 // bytes of one message from the supervisor
+	maxText   = 500      // characters of an error text from the supervisor
+)
+
+// Setup is the first message to the supervisor: how to confine itself.
+type Setup struct {
+	// ReadOnly and Writable are the paths that Landlock opens. Nothing else in
+	// the sandbox's file system can be opened.
+	ReadOnly []string `json:"read_only,omitempty"`
+	Writable []string `json:"writable,omitempty"`
+	// RelayPort asks for a listener on 127.0.0.1, sent with the ready report.
+	RelayPort int `json:"relay_port,omitempty"`
+	// Where no cgroup enforces the limits. 0: no limit.
+	DataLimit uint64 `json:"data_limit,omitempty"` // RLIMIT_DATA, bytes
+	TaskLimit uint64 `json:"task_limit,omitempty"` // RLIMIT_NPROC, processes and threads
+	PinCPUs   bool   `json:"pin_cpus,omitempty"`
+	BoundShm  bool   `json:"bound_shm,omitempty"`
+}
+
+// request is what the controller sends: exactly one member is set.
+type request struct {
+	Setup  *Setup         `json:"setup,omitempty"`
+	Start  *start         `json:"start,omitempty"`
+	Signal *signalRequest `json:"signal,omitempty"`
+}
+
+// start has byte strings, because arguments need not be UTF-8.
+type start struct {
+	ID       uint32   `json:"id"`
+	Argv     [][]byte `json:"argv"`
+	Env      [][]byte `json:"env"`
+	Dir      []byte   `json:"dir"`
+	Terminal bool     `json:"terminal,omitempty"`
+	Rows     uint16   `json:"rows,omitempty"`
+	Cols     uint16   `json:"cols,omitempty"`
+	Stdio    [3]bool  `json:"stdio"` // which descriptors come with the message
+}
+
+type signalRequest struct {
+	ID     uint32 `json:"id"`
+	Signal int    `json:"signal"`
+}
+
+// The kinds of reports.
+const (
+	kindReady   = "ready"   // confined; the relay's listener comes along
+	kindFailed  = "failed"  // could not confine itself; Error says why
+	kindStarted = "started" // the terminal's controlling end comes along
+	kindRefused = "refused" // the command could not be started
+	kindStopped = "stopped"
+	kindExited  = "exited" // Code is 128+n for a signal
+)
+
+// report is what the supervisor sends.
+type report struct {
+	Kind     string `json:"kind"`
+	ID       uint32 `json:"id,omitempty"`
+	Code     int    `json:"code,omitempty"`
+	NotFound bool   `json:"not_found,omitempty"`
+	Error    string `json:"error,omitempty"`
+}
+
+// clean makes a text from the sandbox fit for a terminal and a log.
+func clean(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+	if rs := []rune(s); len(rs) > maxText {
+		s = string(rs[:maxText]) + "…"
+	}
+	return s
+}
+
+func (s *start) validate() error {
+	switch {
+	case len(s.Argv) == 0 || len(s.Argv[0]) == 0:
+		return fmt.Errorf("a command needs a name")
+	case len(s.Dir) == 0 || s.Dir[0] != '/':
+		return fmt.Errorf("working directory %q is not absolute", s.Dir)
+	}
+	for _, list := range [][][]byte{s.Argv, s.Env, {s.Dir}} {
+		for _, b := range list {
+			if strings.IndexByte(string(b), 0) >= 0 {
+				return fmt.Errorf("a command's arguments, environment and directory can't contain a zero byte")
+			}
+		}
+	}
+	return nil
+}
+
+// exchange holds what the controller knows of its commands, and judges what
+// the supervisor says about them. It does no input or output.
+type exchange struct {
+	relay    bool // a listener comes with ready
+	ready    bool
+	commands map[uint32]*commandState
+}
+
+type commandState struct {
+	running  bool
+	terminal bool
+}
+
+// judge says whether the report may come now, with that many descriptors, and
+// records what it means. An error ends the conversation.
+func (x *exchange) judge(r report, files int) error {
+	want := 0
+	switch r.Kind {
+	case kindReady:
+		if x.ready {
+			return fmt.Errorf("ready twice")
+		}
+		if x.relay {
+			want = 1
+		}
+		x.ready = true
+	case kindFailed:
+		if x.ready {
+			return fmt.Errorf("failed after ready")
+		}
+	case kindStarted, kindRefused:
+		c := x.commands[r.ID]
+		if c == nil || c.running {
+			return fmt.Errorf("%s for a command that is not being started", r.Kind)
+		}
+		if r.Kind == kindRefused {
+			delete(x.commands, r.ID)
+			break
+		}
+		c.running = true
+		if c.terminal {
+			want = 1
+		}
+	case kindStopped, kindExited:
+		c := x.commands[r.ID]
+		if c == nil || !c.running {
+			return fmt.Errorf("%s for a command that does not run", r.Kind)
+		}
+		if r.Kind == kindExited {
+			if r.Code < 0 || r.Code > 255 {
+				return fmt.Errorf("exit code %d", r.Code)
+			}
+			delete(x.commands, r.ID)
+		}
+	default:
+		return fmt.Errorf("unknown report")
+	}
+	if files != want {
+		return fmt.Errorf("%s with %d descriptors, expected %d", r.Kind, files, want)
+	}
+	return nil
+}

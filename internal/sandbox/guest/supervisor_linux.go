@@ -1,0 +1,267 @@
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"sync"
+	"time"
+	"unsafe"
+
+	"github.com/bulkhead-dev/bulkhead/internal/childproc"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/frame"
+	"golang.org/x/sys/unix"
+)
+
+const controlFD = 3
+
+func init() {
+	childproc.Register(Child, supervise)
+	childproc.Register(jobChild, job)
+}
+
+// supervisor is pid 1.
+type supervisor struct {
+	conn *frame.Conn
+
+	// mu is held over fork and bookkeeping together, so that the reaper never
+	// meets a child that is not in the book yet.
+	mu       sync.Mutex
+	byPID    map[int]*command
+	commands map[uint32]*command
+}
+
+// command is one that was started. Exactly one of its ways to end reports it.
+type command struct {
+	id    uint32
+	group int           // process group to signal; 0 until known
+	job   chan struct{} // closed when the job child was reaped; nil without a terminal
+	code  int           // the job child's own exit code
+}
+
+func supervise() int {
+	if err := hide("bulkhead-guest"); err != nil {
+		fmt.Fprintln(os.Stderr, "guest:", err)
+		return 1
+	}
+	if err := closeOthers(controlFD); err != nil {
+		fmt.Fprintln(os.Stderr, "guest:", err)
+		return 1
+	}
+	ignoreSignals()
+	conn, err := frame.New(os.NewFile(controlFD, "control socket"))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "guest:", err)
+		return 1
+	}
+	var first request
+	if _, err := conn.Receive(&first, frame.MaxPayload, 0); err != nil {
+		return 0 // the controller is gone before it said anything
+	}
+	if first.Setup == nil {
+		return 1
+	}
+	fail := func(err error) int {
+		_ = conn.Send(time.Now().Add(sendTimeout), report{Kind: kindFailed, Error: err.Error()})
+		return 1
+	}
+	if os.Getpid() != 1 {
+		return fail(errors.New("the supervisor is not pid 1 of its own namespace"))
+	}
+	if err := confine(*first.Setup); err != nil {
+		return fail(err)
+	}
+	var files []*os.File
+	if port := first.Setup.RelayPort; port != 0 {
+		l, err := listenRelay(port)
+		if err != nil {
+			return fail(err)
+		}
+		defer l.Close()
+		files = append(files, l)
+	}
+	s := &supervisor{conn: conn, byPID: map[int]*command{}, commands: map[uint32]*command{}}
+	starts := make(chan startRequest)
+	scoped := make(chan error)
+	go s.spawn(starts, scoped)
+	if err := <-scoped; err != nil {
+		return fail(err)
+	}
+	go s.reap()
+	s.report(report{Kind: kindReady}, files...)
+	for _, f := range files {
+		f.Close()
+	}
+	return s.serve(starts)
+}
+
+type startRequest struct {
+	start
+	files []*os.File
+}
+
+// serve takes the controller's requests until it closes the connection.
+// Returning ends pid 1, and with it everything in the sandbox.
+func (s *supervisor) serve(starts chan<- startRequest) int {
+	for {
+		var r request
+		files, err := s.conn.Receive(&r, frame.MaxPayload, 3)
+		if errors.Is(err, io.EOF) {
+			return 0
+		}
+		if err != nil {
+			return 1
+		}
+		switch {
+		case r.Start != nil:
+			starts <- startRequest{*r.Start, files}
+		case r.Signal != nil:
+			s.signal(*r.Signal)
+		}
+	}
+}
+
+func (s *supervisor) report(r report, files ...*os.File) {
+	if err := s.conn.Send(time.Time{}, r, files...); err != nil {
+		os.Exit(0) // nobody is left to supervise for
+	}
+}
+
+func (s *supervisor) signal(r signalRequest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.commands[r.ID]; c != nil && c.group > 0 {
+		_ = unix.Kill(-c.group, unix.Signal(r.Signal))
+	}
+}
+
+// spawn starts commands, all from one thread in a Landlock domain of its own.
+func (s *supervisor) spawn(starts <-chan startRequest, scoped chan<- error) {
+	runtime.LockOSThread()
+	err := scopeThread()
+	scoped <- err
+	if err != nil {
+		return
+	}
+	for r := range starts {
+		s.start(r)
+		for _, f := range r.files {
+			f.Close()
+		}
+	}
+}
+
+func (s *supervisor) start(r startRequest) {
+	refuse := func(f *failure) {
+		s.report(report{Kind: kindRefused, ID: r.ID, NotFound: f.notFound, Error: f.text})
+	}
+	if r.validate() != nil {
+		refuse(&failure{text: "malformed request"})
+		return
+	}
+	var stdio [3]*os.File
+	given := r.files
+	for i, here := range r.Stdio {
+		if here && len(given) > 0 {
+			stdio[i], given = given[0], given[1:]
+			// A Go controller makes its pipes non-blocking, on both sides.
+			_ = unix.SetNonblock(int(stdio[i].Fd()), false)
+		}
+	}
+	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err != nil {
+		refuse(&failure{text: err.Error()})
+		return
+	}
+	defer null.Close()
+	if r.Terminal {
+		if f := s.startJob(r.start, stdio); f != nil {
+			refuse(f)
+		}
+		return
+	}
+	var fds [3]uintptr
+	for i, f := range stdio {
+		if f == nil {
+			f = null
+		}
+		fds[i] = f.Fd()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pid, fail := launch(r.start, fds[:], launchOptions{session: true})
+	if fail != nil {
+		refuse(fail)
+		return
+	}
+	c := &command{id: r.ID, group: pid}
+	s.byPID[pid], s.commands[r.ID] = c, c
+	s.report(report{Kind: kindStarted, ID: r.ID})
+}
+
+// reap waits for every process that ends in the sandbox: the started commands
+// and whatever else was orphaned.
+func (s *supervisor) reap() {
+	child := make(chan os.Signal, 1)
+	signal.Notify(child, unix.SIGCHLD)
+	for {
+		s.reapAll()
+		<-child
+	}
+}
+
+func (s *supervisor) reapAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		var st unix.WaitStatus
+		pid, err := unix.Wait4(-1, &st, unix.WNOHANG|unix.WUNTRACED, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || pid == 0 {
+			return
+		}
+		c := s.byPID[pid]
+		switch {
+		case c == nil: // an orphan
+		case st.Stopped():
+			if c.job == nil {
+				s.report(report{Kind: kindStopped, ID: c.id})
+			}
+		default:
+			delete(s.byPID, pid)
+			if c.job != nil {
+				c.code = exitCode(st)
+				close(c.job)
+				continue
+			}
+			delete(s.commands, c.id)
+			s.report(report{Kind: kindExited, ID: c.id, Code: exitCode(st)})
+		}
+	}
+}
+
+func exitCode(st unix.WaitStatus) int {
+	if st.Signaled() {
+		return 128 + int(st.Signal())
+	}
+	return st.ExitStatus()
+}
+
+// ignoreSignals takes signals that would end a Go process. They are caught,
+// not ignored: an ignored signal would stay ignored in every command.
+func ignoreSignals() {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGABRT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGPIPE,
+		unix.SIGALRM, unix.SIGVTALRM, unix.SIGIO, unix.SIGPWR, unix.SIGSTKFLT, unix.SIGSYS, unix.SIGTRAP, unix.SIGXCPU, unix.SIGXFSZ)
+	go func() {
+		for range c {
+		}
+	}()
+}
+
+func addr(b *byte) uintptr { return uintptr(unsafe.Pointer(b)) }

@@ -1,0 +1,21 @@
+//go:build !linux
+
+package process
+
+import (
+	"context"
+
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+)
+
+var errLinux = vocabulary.Exitf(vocabulary.ExitNoIsolation,
+	"isolation process needs Linux: it is made of Linux namespaces, Landlock and seccomp\nrun bulkhead in a Linux virtual machine")
+
+// Check implements sandbox.Backend.
+func (*Backend) Check(sandbox.Spec) error { return errLinux }
+
+// Prepare implements sandbox.Backend.
+func (*Backend) Prepare(context.Context, sandbox.Spec) (sandbox.Instance, error) {
+	return nil, errLinux
+}

@@ -1,0 +1,234 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const cpuPeriod = 100_000 // microseconds
+
+// Create makes the cgroup of a session. It enforces what this user may enforce
+// here; an error is only that something went wrong halfway.
+func Create(session string, l Limits) (*Group, error) {
+	mountinfo, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("cgroups: %w", err)
+	}
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if errors.Is(err, os.ErrNotExist) {
+		return &Group{}, nil // a kernel without cgroups
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cgroups: %w", err)
+	}
+	return create(hierarchies(mountinfo, own), fmt.Sprintf("%s%d-%s", Prefix, os.Getpid(), session), l)
+}
+
+func create(hs []hierarchy, name string, l Limits) (*Group, error) {
+	g := &Group{}
+	for _, h := range hs {
+		var err error
+		if h.v2 {
+			err = g.unified(h, name, l)
+		} else {
+			err = g.legacy(h, name, l)
+		}
+		if err != nil {
+			_ = Remove(g.Dirs)
+			return nil, fmt.Errorf("cgroup: %w", err)
+		}
+	}
+	return g, nil
+}
+
+// legacy makes a folder in a v1 hierarchy if it has a controller that is needed.
+func (g *Group) legacy(h hierarchy, name string, l Limits) error {
+	memory := l.Memory > 0 && !g.Memory && slices.Contains(h.controllers, "memory")
+	pids := l.PIDs > 0 && !g.PIDs && slices.Contains(h.controllers, "pids")
+	cpus := l.CPUs > 0 && !g.CPUs && slices.Contains(h.controllers, "cpu")
+	if !memory && !pids && !cpus {
+		return nil
+	}
+	parent := filepath.Join(h.mount, h.own)
+	dir := filepath.Join(parent, name)
+	if !makeDir(parent, dir) {
+		return nil
+	}
+	g.Dirs = append(g.Dirs, dir)
+	if memory {
+		n := strconv.FormatInt(l.Memory, 10)
+		if err := write(dir, "memory.limit_in_bytes", n); err != nil {
+			return err
+		}
+		// Where swap is not accounted, the file is missing, and swap is not
+		// bounded by a cgroup at all: with it, the limit covers both.
+		if err := write(dir, "memory.memsw.limit_in_bytes", n); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		g.Memory, g.memory = true, dir
+	}
+	if pids {
+		if err := write(dir, "pids.max", strconv.Itoa(l.PIDs+Overhead)); err != nil {
+			return err
+		}
+		g.PIDs, g.pids = true, dir
+	}
+	if cpus {
+		if err := write(dir, "cpu.cfs_period_us", strconv.Itoa(cpuPeriod)); err != nil {
+			return err
+		}
+		if err := write(dir, "cpu.cfs_quota_us", strconv.Itoa(quota(l.CPUs))); err != nil {
+			return err
+		}
+		g.CPUs = true
+	}
+	g.Join = append(g.Join, filepath.Join(dir, "tasks"))
+	g.Leave = append(g.Leave, filepath.Join(parent, "tasks"))
+	return nil
+}
+
+// unified makes one folder in the v2 tree, in the closest ancestor of this
+// process that is this user's and gives its children a controller needed. The
+// folder of this process itself has processes in it, so it can't have children
+// with controllers (except the root of the tree).
+func (g *Group) unified(h hierarchy, name string, l Limits) error {
+	for at := h.own; ; at = filepath.Dir(at) {
+		parent := filepath.Join(h.mount, at)
+		given := strings.Fields(read(parent, "cgroup.subtree_control"))
+		memory := l.Memory > 0 && !g.Memory && slices.Contains(given, "memory")
+		pids := l.PIDs > 0 && !g.PIDs && slices.Contains(given, "pids")
+		cpus := l.CPUs > 0 && !g.CPUs && slices.Contains(given, "cpu")
+		dir := filepath.Join(parent, name)
+		if (memory || pids || cpus) && unix.Access(filepath.Join(parent, "cgroup.procs"), unix.W_OK) == nil && makeDir(parent, dir) {
+			g.Dirs, g.Unified = append(g.Dirs, dir), dir
+			return g.limitUnified(dir, l, memory, pids, cpus)
+		}
+		if at == "/" || at == "." {
+			return nil
+		}
+	}
+}
+
+func (g *Group) limitUnified(dir string, l Limits, memory, pids, cpus bool) error {
+	if memory {
+		if err := write(dir, "memory.max", strconv.FormatInt(l.Memory, 10)); err != nil {
+			return err
+		}
+		if err := write(dir, "memory.swap.max", "0"); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		g.Memory, g.memory = true, dir
+	}
+	if pids {
+		if err := write(dir, "pids.max", strconv.Itoa(l.PIDs+Overhead)); err != nil {
+			return err
+		}
+		g.PIDs, g.pids = true, dir
+	}
+	if cpus {
+		if err := write(dir, "cpu.max", fmt.Sprintf("%d %d", quota(l.CPUs), cpuPeriod)); err != nil {
+			return err
+		}
+		g.CPUs = true
+	}
+	return nil
+}
+
+func quota(cpus float64) int { return max(1000, int(math.Floor(cpus*cpuPeriod))) }
+
+// makeDir makes the session's folder and takes away what dead controllers left
+// beside it. False: not ours to make.
+func makeDir(parent, dir string) bool {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return false
+	}
+	sweep(parent)
+	return true
+}
+
+// sweep removes folders whose controller and warden were both killed. rmdir
+// fails on a folder in which something still runs.
+func sweep(parent string) {
+	entries, err := os.ReadDir(parent)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		rest, ok := strings.CutPrefix(e.Name(), Prefix)
+		if !ok {
+			continue
+		}
+		pid, err := strconv.Atoi(strings.SplitN(rest, "-", 2)[0])
+		if err == nil && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			_ = unix.Rmdir(filepath.Join(parent, e.Name()))
+		}
+	}
+}
+
+// OOMKills says how many processes the kernel killed for the memory limit.
+func (g *Group) OOMKills() int64 {
+	if g.memory == "" {
+		return 0
+	}
+	if g.memory == g.Unified {
+		return counter([]byte(read(g.memory, "memory.events")), "oom_kill")
+	}
+	return counter([]byte(read(g.memory, "memory.oom_control")), "oom_kill")
+}
+
+// RefusedTasks says how often the limit on tasks refused one.
+func (g *Group) RefusedTasks() int64 {
+	if g.pids == "" {
+		return 0
+	}
+	return counter([]byte(read(g.pids, "pids.events")), "max")
+}
+
+// Remove removes the folders, and waits up to a second for the last dead
+// process to leave them. Folders that are gone are fine.
+func Remove(dirs []string) error {
+	var first error
+	for _, d := range dirs {
+		deadline := time.Now().Add(time.Second)
+		for {
+			err := unix.Rmdir(d)
+			if err == nil || errors.Is(err, os.ErrNotExist) {
+				break
+			}
+			if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+				if first == nil {
+					first = fmt.Errorf("removing cgroup %s: %w", d, err)
+				}
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	return first
+}
+
+func write(dir, name, value string) error {
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+func read(dir, name string) string {
+	b, _ := os.ReadFile(filepath.Join(dir, name))
+	return string(b)
+}

@@ -1,0 +1,266 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/process/cgroup"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/warden"
+	"golang.org/x/sys/unix"
+)
+
+// wardenPatience is how long a warden may take to end before it is killed
+// itself.
+const wardenPatience = 3 * time.Second
+
+// Instance implements sandbox.Instance.
+type Instance struct {
+	spec   sandbox.Spec
+	limits *enforcement
+	warden *warden.Handle
+	guest  *guest.Client
+
+	known chan struct{} // closed when the pid (and the TAP) are there
+	words chan struct{} // closed when the warden says no more
+	done  chan struct{}
+
+	mu       sync.Mutex
+	link     *os.File
+	pid      int
+	pidfd    int // -1 until known
+	failed   string
+	limit    string
+	ended    bool // the warden saw everything end
+	killed   bool
+	cause    error
+	exceeded []string
+}
+
+func newInstance(spec sandbox.Spec, limits *enforcement, w *warden.Handle, g *guest.Client) *Instance {
+	i := &Instance{spec: spec, limits: limits, warden: w, guest: g, pidfd: -1,
+		known: make(chan struct{}), words: make(chan struct{}), done: make(chan struct{})}
+	go i.listen()
+	go i.supervise()
+	return i
+}
+
+// listen takes the warden's reports until it ends.
+func (i *Instance) listen() {
+	defer close(i.words)
+	announced := false
+	for {
+		r, f, err := i.warden.Receive()
+		if err != nil {
+			return
+		}
+		i.mu.Lock()
+		switch r.Kind {
+		case warden.KindTAP:
+			i.link = f
+		case warden.KindPID:
+			i.pid = r.PID
+			if fd, err := unix.PidfdOpen(r.PID, 0); err == nil {
+				i.pidfd = fd
+			}
+		case warden.KindError:
+			i.failed = r.Text
+		case warden.KindLimit:
+			i.limit = r.Text
+		case warden.KindEnded:
+			i.ended = true
+			if r.Text != "" {
+				i.failed = r.Text
+			}
+		}
+		if !announced && i.pid > 0 && (i.link != nil || i.spec.Network != sandbox.NetTAP) {
+			announced = true
+			close(i.known)
+		}
+		i.mu.Unlock()
+	}
+}
+
+// await waits until the instance can be used.
+func (i *Instance) await(ctx context.Context) error {
+	listener, err := i.guest.Ready(ctx)
+	if err == nil {
+		select {
+		case <-i.known:
+		case <-i.words:
+			err = errNotReady
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	if err == nil {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		if listener != nil {
+			i.link = listener
+		}
+		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	// The parts tell it better than the end of a connection.
+	i.guest.Close()
+	i.warden.Stop()
+	select {
+	case <-i.words:
+	case <-time.After(wardenPatience):
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.failed != "" {
+		return explain(i.failed)
+	}
+	return explain(err.Error())
+}
+
+// supervise ends everything when one part has ended.
+func (i *Instance) supervise() {
+	select {
+	case <-i.guest.Done():
+	case <-i.words:
+	}
+	i.guest.Close()
+	i.warden.Stop()
+	select {
+	case <-i.words:
+	case <-time.After(wardenPatience):
+		_ = i.warden.Cmd.Process.Kill()
+		<-i.words
+	}
+	_ = i.warden.Cmd.Wait()
+	i.warden.Close()
+	<-i.guest.Done()
+
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.pidfd >= 0 {
+		if !i.ended {
+			// The warden did not live to see it: death signals do its work,
+			// this makes sure.
+			_ = unix.PidfdSendSignal(i.pidfd, unix.SIGKILL, nil, 0)
+			awaitExit(i.pidfd)
+		}
+		unix.Close(i.pidfd)
+		i.pidfd = -1
+	}
+	i.exceeded = i.limits.exceeded(i.spec.Limits)
+	if i.limit != "" {
+		i.exceeded = append(i.exceeded, i.limit)
+	}
+	err := cgroup.Remove(i.limits.group.Dirs)
+	i.cause = i.judge()
+	if i.cause == nil && err != nil {
+		i.cause = err
+	}
+	close(i.done)
+}
+
+// judge says why the instance ended.
+func (i *Instance) judge() error {
+	guestErr := i.guest.Err()
+	switch {
+	case i.limit != "":
+		return fmt.Errorf("the sandbox exceeded its limit on %s and was ended", i.limit)
+	case i.killed:
+		return nil
+	case i.limits.group.Memory && len(i.exceeded) > 0:
+		return fmt.Errorf("the sandbox exceeded its limit: %s", strings.Join(i.exceeded, ", "))
+	case !i.ended:
+		return errors.New("the sandbox ended: its warden died")
+	case i.failed != "":
+		return fmt.Errorf("the sandbox ended: %s", i.failed)
+	case guestErr != nil && !errors.Is(guestErr, errEOF):
+		return fmt.Errorf("the sandbox ended: %w", guestErr)
+	}
+	return errors.New("the sandbox ended: its supervisor or bwrap died")
+}
+
+// awaitExit waits for a process that was killed; as pid 1 of its namespace it
+// is gone only after all others.
+func awaitExit(pidfd int) {
+	deadline := time.Now().Add(wardenPatience)
+	for time.Now().Before(deadline) {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 100)
+		if n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// Link implements sandbox.Instance.
+func (i *Instance) Link() *os.File {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.link
+}
+
+// Start implements sandbox.Instance.
+func (i *Instance) Start(ctx context.Context, c sandbox.Command) (sandbox.Process, error) {
+	p, err := i.guest.Start(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// PID implements sandbox.Instance.
+func (i *Instance) PID() int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.pid
+}
+
+// Done implements sandbox.Instance.
+func (i *Instance) Done() <-chan struct{} { return i.done }
+
+// Cause implements sandbox.Instance.
+func (i *Instance) Cause() error {
+	select {
+	case <-i.done:
+	default:
+		return nil
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.cause
+}
+
+// Exceeded names the limits that were hit while the instance ran, also those
+// that it survived (a process killed for memory, a fork refused). After Done.
+func (i *Instance) Exceeded() []string {
+	select {
+	case <-i.done:
+	default:
+		return nil
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.exceeded
+}
+
+// Kill implements sandbox.Instance.
+func (i *Instance) Kill() error {
+	i.mu.Lock()
+	i.killed = true
+	i.mu.Unlock()
+	i.warden.Stop()
+	<-i.done
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.limit != "" {
+		return nil
+	}
+	return i.cause
+}

@@ -1,0 +1,103 @@
+package process
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/process/cgroup"
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+	"golang.org/x/sys/unix"
+)
+
+// dataSlack is what a process may map beyond the memory limit: runtimes map
+// more than they use. It bounds what one process can grow between two looks of
+// the warden, which counts what is really used.
+const dataSlack = 512 << 20
+
+// enforcement is how the limits of one sandbox are enforced.
+type enforcement struct {
+	group *cgroup.Group
+	// Without a cgroup for them:
+	memory int64
+	tasks  uint64
+	cpus   []int
+}
+
+// enforce chooses the means for each limit. A limit without means is an error.
+func enforce(spec sandbox.Spec) (*enforcement, error) {
+	l := spec.Limits
+	e := &enforcement{group: &cgroup.Group{}}
+	if l.Memory < 0 || l.PIDs < 0 || l.CPUs < 0 {
+		return nil, fmt.Errorf("a limit is negative")
+	}
+	if l.Memory == 0 && l.PIDs == 0 && l.CPUs == 0 {
+		return e, nil
+	}
+	g, err := cgroup.Create(string(spec.Session), cgroup.Limits{Memory: l.Memory, PIDs: l.PIDs, CPUs: l.CPUs})
+	if err != nil {
+		return nil, vocabulary.Exitf(vocabulary.ExitNoIsolation, "%w\nthe limits of this session can't be enforced", err)
+	}
+	e.group = g
+	if err := e.withoutCgroup(l); err != nil {
+		_ = cgroup.Remove(g.Dirs)
+		return nil, err
+	}
+	return e, nil
+}
+
+func (e *enforcement) withoutCgroup(l sandbox.Limits) error {
+	if l.Memory > 0 && !e.group.Memory {
+		e.memory = l.Memory
+	}
+	if l.PIDs > 0 && !e.group.PIDs {
+		if os.Geteuid() == 0 {
+			return vocabulary.Exitf(vocabulary.ExitNoIsolation,
+				"the limit on processes can't be enforced: root has no writable cgroup with the pids controller here, and RLIMIT_NPROC does not bind root\n"+
+					"run as an ordinary user, or remove limits.pids")
+		}
+		e.tasks = uint64(l.PIDs) + cgroup.Overhead
+	}
+	if l.CPUs > 0 && !e.group.CPUs {
+		var have unix.CPUSet
+		if err := unix.SchedGetaffinity(0, &have); err != nil {
+			return fmt.Errorf("processors: %w", err)
+		}
+		var all []int
+		for c := range len(have) * 64 {
+			if have.IsSet(c) {
+				all = append(all, c)
+			}
+		}
+		want := int(l.CPUs)
+		if want < 1 {
+			return vocabulary.Exitf(vocabulary.ExitNoIsolation,
+				"a limit of %g processors needs a cgroup with the cpu controller, and none is delegated to you\n"+
+					"delegate one (systemd: Delegate=cpu), or ask for at least 1", l.CPUs)
+		}
+		rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		e.cpus = all[:min(want, len(all))]
+	}
+	return nil
+}
+
+// dataLimit is RLIMIT_DATA for each process.
+func (e *enforcement) dataLimit() uint64 {
+	if e.memory == 0 {
+		return 0
+	}
+	return uint64(e.memory) + dataSlack
+}
+
+// exceeded names the limits that a cgroup reports as hit.
+func (e *enforcement) exceeded(l sandbox.Limits) []string {
+	var hit []string
+	if n := e.group.OOMKills(); n > 0 {
+		hit = append(hit, fmt.Sprintf("memory (%d MiB, %d processes killed)", l.Memory>>20, n))
+	}
+	if n := e.group.RefusedTasks(); n > 0 {
+		hit = append(hit, fmt.Sprintf("pids (%d, refused %d times)", l.PIDs, n))
+	}
+	return hit
+}

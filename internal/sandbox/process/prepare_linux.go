@@ -1,0 +1,138 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/bulkhead-dev/bulkhead/internal/childproc"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/frame"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/process/cgroup"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/warden"
+	"golang.org/x/sys/unix"
+)
+
+// Prepare implements sandbox.Backend.
+func (b *Backend) Prepare(ctx context.Context, spec sandbox.Spec) (sandbox.Instance, error) {
+	i, err := b.prepare(ctx, spec)
+	if err != nil {
+		return nil, err // not a nil *Instance in a non-nil interface
+	}
+	return i, nil
+}
+
+func (b *Backend) prepare(ctx context.Context, spec sandbox.Spec) (*Instance, error) {
+	if spec.Network > sandbox.NetRelay {
+		return nil, fmt.Errorf("unknown network %d", spec.Network)
+	}
+	if err := b.Check(spec); err != nil {
+		return nil, err
+	}
+	bwrap, err := b.findBwrap()
+	if err != nil {
+		return nil, err
+	}
+	self, err := childproc.Path()
+	if err != nil {
+		return nil, err
+	}
+	p, err := arguments(spec, self, tmpfsSize(spec.Limits), os.Stat)
+	if err != nil {
+		return nil, err
+	}
+	limits, err := enforce(spec)
+	if err != nil {
+		return nil, err
+	}
+	i, err := b.launch(ctx, spec, bwrap, p, limits)
+	if err != nil {
+		_ = cgroup.Remove(limits.group.Dirs)
+		return nil, err
+	}
+	return i, nil
+}
+
+// launch starts the warden and waits until the supervisor inside is confined.
+func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, bwrap string, p *plan, limits *enforcement) (*Instance, error) {
+	var files []*os.File
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	conn, theirs, err := frame.Pair()
+	if err != nil {
+		return nil, err
+	}
+	files = append(files, theirs)
+	for _, content := range append([][]byte{[]byte(strings.Join(p.args, "\x00") + "\x00")}, p.data...) {
+		f, err := memoryFile(content)
+		if err != nil {
+			conn.Close()
+			return nil, err
+		}
+		files = append(files, f)
+	}
+	w, err := warden.Start(warden.Config{
+		Bwrap: bwrap, Command: []string{"bwrap", "--args", fmt.Sprint(warden.ArgsFD), "--", supervisor},
+		TAP:  spec.Network == sandbox.NetTAP,
+		Join: limits.group.Join, Leave: limits.group.Leave, Unified: limits.group.Unified, Remove: limits.group.Dirs,
+		CPUs: limits.cpus, Memory: limits.memory, Tmpfs: p.tmpfs,
+	}, files)
+	if err != nil {
+		conn.Close()
+		return nil, explain(err.Error())
+	}
+	setup := guest.Setup{ReadOnly: p.readOnly, Writable: p.writable, DataLimit: limits.dataLimit(), TaskLimit: limits.tasks,
+		PinCPUs: len(limits.cpus) > 0, BoundShm: limits.memory > 0}
+	if spec.Network == sandbox.NetRelay {
+		setup.RelayPort = sandbox.RelayPort
+	}
+	i := newInstance(spec, limits, w, guest.NewClient(conn, setup))
+	if err := i.await(ctx); err != nil {
+		_ = i.Kill()
+		return nil, err
+	}
+	return i, nil
+}
+
+// memoryFile holds bytes for bwrap to read; it is gone with its last reader.
+func memoryFile(content []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate("bulkhead", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("memory file: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "memory file")
+	if _, err = f.Write(content); err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("memory file: %w", err)
+	}
+	return f, nil
+}
+
+// tmpfsSize is for memory file systems without a size of their own: a quarter
+// of the machine's memory, and not more than the sandbox may use at all.
+func tmpfsSize(l sandbox.Limits) int64 {
+	size := int64(1 << 30)
+	var si unix.Sysinfo_t
+	if unix.Sysinfo(&si) == nil {
+		size = int64(uint64(si.Totalram) * uint64(si.Unit) / 4)
+	}
+	if l.Memory > 0 {
+		size = min(size, l.Memory)
+	}
+	return max(size, 1<<20)
+}
+
+var (
+	errNotReady = errors.New("the sandbox ended before it was ready")
+	errEOF      = io.EOF
+)

@@ -1,0 +1,129 @@
+package sandboxtest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+)
+
+// exceeded is what an instance may tell beyond the contract.
+type exceeded interface{ Exceeded() []string }
+
+func testLimitPIDs(t *testing.T, b sandbox.Backend) {
+	const limit = 40
+	for _, kind := range []string{"fork", "thread"} {
+		t.Run(kind, func(t *testing.T) {
+			s := Spec(sandbox.NetNone)
+			s.Limits.PIDs = limit
+			i := Prepare(t, b, s)
+			r, w, _ := os.Pipe()
+			defer r.Close()
+			p, err := i.Start(context.Background(), sandbox.Command{Argv: []string{Probe, kind, "2000"}, Env: Env, Dir: "/", Stdio: [3]*os.File{nil, w, nil}})
+			w.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			buf := make([]byte, 100)
+			r.SetReadDeadline(time.Now().Add(20 * time.Second))
+			n, err := r.Read(buf)
+			made, _ := strconv.Atoi(strings.TrimSpace(string(buf[:n])))
+			// What our own processes leave unused of their share is the sandbox's.
+			if err != nil || made < limit/2 || made > limit+30 {
+				t.Fatalf("the bomb made %d tasks (%v), limit %d", made, err, limit)
+			}
+			t.Logf("%s bomb stopped at %d with a limit of %d", kind, made, limit)
+			// The bomb holds what it has. The supervisor lives and says so.
+			if _, _, err := Try(i, "", Env, "/", "true"); err == nil {
+				t.Log("a command still found room")
+			} else {
+				t.Logf("at the limit: %v", err)
+			}
+			if err := p.Signal(syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			wait(t, p)
+			time.Sleep(100 * time.Millisecond)
+			if out, code := Output(t, i, "", "echo", "recovered"); out != "recovered\n" {
+				t.Errorf("after the bomb: %q, %d", out, code)
+			}
+		})
+	}
+}
+
+func testLimitMemory(t *testing.T, b sandbox.Backend) {
+	const limit = 192 << 20
+	for _, kind := range []string{"anon", "children", "memfd", "tmpfs", "shm"} {
+		t.Run(kind, func(t *testing.T) {
+			s := Spec(sandbox.NetNone)
+			s.Limits.Memory = limit
+			i := Prepare(t, b, s)
+			out, code, err := Try(i, "", Env, "/", Probe, "hog", kind, fmt.Sprint(4*limit))
+			if err == nil && code == 0 {
+				t.Fatalf("took 4 times the limit: %s", out)
+			}
+			if err != nil {
+				// The whole sandbox was ended.
+				select {
+				case <-i.Done():
+				case <-time.After(5 * time.Second):
+					t.Fatalf("%v, but the instance goes on", err)
+				}
+				if c := i.Cause(); c == nil || !strings.Contains(c.Error(), "memory") {
+					t.Errorf("cause: %v", c)
+				}
+				t.Logf("ended: %v", i.Cause())
+				return
+			}
+			if _, code := Output(t, i, "", "true"); code != 0 {
+				t.Errorf("the sandbox does not work after its hog was stopped")
+			}
+			i.Kill()
+			t.Logf("hog ended with code %d (%s); %v", code, strings.TrimSpace(out), i.(exceeded).Exceeded())
+			if code == 128+9 && len(i.(exceeded).Exceeded()) == 0 {
+				t.Error("killed, and no limit was named")
+			}
+		})
+	}
+	// Under the limit nothing is disturbed.
+	s := Spec(sandbox.NetNone)
+	s.Limits.Memory = limit
+	i := Prepare(t, b, s)
+	if out, code := Output(t, i, "", Probe, "hog", "anon", fmt.Sprint(limit/2)); code != 0 {
+		t.Errorf("half the limit: exit %d, %s", code, out)
+	}
+}
+
+func testLimitCPUs(t *testing.T, b sandbox.Backend) {
+	s := Spec(sandbox.NetNone)
+	s.Limits.CPUs = 1
+	i := Prepare(t, b, s)
+	var r struct{ Used, Wall float64 }
+	Ask(t, i, &r, "burn", "4", "600ms")
+	if r.Used > 1.3*r.Wall {
+		t.Errorf("used %.2f s of processor in %.2f s, limit 1", r.Used, r.Wall)
+	}
+	s.Limits.CPUs = 0.25
+	if err := b.Check(s); err != nil {
+		t.Fatal(err)
+	}
+	j, err := b.Prepare(context.Background(), s)
+	if err != nil {
+		if !strings.Contains(err.Error(), "cgroup") {
+			t.Fatal(err)
+		}
+		t.Logf("a quarter of a processor is refused here, as it must be: %v", err)
+		return
+	}
+	defer j.Kill()
+	Ask(t, j, &r, "burn", "2", "1s")
+	if r.Used > 0.5*r.Wall {
+		t.Errorf("used %.2f s of processor in %.2f s, limit 0.25", r.Used, r.Wall)
+	}
+}

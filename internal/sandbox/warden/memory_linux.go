@@ -1,0 +1,133 @@
+package warden
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// watchPeriod is how often memory is added up where no cgroup does it. In one
+// period a process can take a few hundred MB more than the limit.
+const watchPeriod = 100 * time.Millisecond
+
+// watchMemory ends the sandbox when its processes and memory file systems
+// together hold more than the limit.
+func (k *keeper) watchMemory() {
+	tick := time.NewTicker(watchPeriod)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-k.ended:
+			return
+		case <-k.stop:
+			return
+		case <-tick.C:
+		}
+		k.mu.Lock()
+		guest := k.guest
+		k.mu.Unlock()
+		if guest == 0 {
+			continue
+		}
+		m := meter{root: fmt.Sprintf("/proc/%d/root", guest), tmpfs: k.cfg.Tmpfs}
+		// The cheap sum counts pages shared after a fork several times: it can
+		// only be too high. What it finds is counted again exactly.
+		if m.quick(n%5 == 0) > k.cfg.Memory && m.exact() > k.cfg.Memory {
+			k.report(Report{Kind: KindLimit, Text: fmt.Sprintf("memory (%d MiB)", k.cfg.Memory>>20)})
+			k.end()
+			return
+		}
+	}
+}
+
+// meter adds up the memory of a sandbox, seen through its own /proc: only its
+// processes are there.
+type meter struct {
+	root  string
+	tmpfs []string
+}
+
+func (m meter) quick(files bool) int64 {
+	sum := m.fileSystems()
+	for _, p := range m.processes() {
+		b, _ := os.ReadFile(p + "/statm")
+		f := strings.Fields(string(b))
+		if len(f) < 3 {
+			continue
+		}
+		resident, _ := strconv.ParseInt(f[1], 10, 64)
+		shared, _ := strconv.ParseInt(f[2], 10, 64)
+		sum += (resident - shared) * int64(os.Getpagesize())
+	}
+	if files {
+		sum += m.memoryFiles()
+	}
+	return sum
+}
+
+func (m meter) exact() int64 {
+	sum := m.fileSystems() + m.memoryFiles()
+	for _, p := range m.processes() {
+		b, _ := os.ReadFile(p + "/smaps_rollup")
+		for line := range bytes.Lines(b) {
+			f := strings.Fields(string(line))
+			if len(f) == 3 && (f[0] == "Pss_Anon:" || f[0] == "SwapPss:") {
+				n, _ := strconv.ParseInt(f[1], 10, 64)
+				sum += n << 10
+			}
+		}
+	}
+	return sum
+}
+
+func (m meter) fileSystems() int64 {
+	var sum int64
+	for _, t := range m.tmpfs {
+		var st unix.Statfs_t
+		if unix.Statfs(m.root+t, &st) == nil {
+			sum += int64(st.Blocks-st.Bfree) * st.Bsize
+		}
+	}
+	return sum
+}
+
+// memoryFiles counts files that exist only in memory and are held by a
+// descriptor (memfd_create), each once.
+func (m meter) memoryFiles() int64 {
+	var sum int64
+	seen := map[uint64]bool{}
+	for _, p := range m.processes() {
+		fds, _ := os.ReadDir(p + "/fd")
+		for _, fd := range fds {
+			name := p + "/fd/" + fd.Name()
+			if target, err := os.Readlink(name); err != nil || !strings.HasPrefix(target, "/memfd:") {
+				continue
+			}
+			var st unix.Stat_t
+			if unix.Stat(name, &st) == nil && !seen[st.Ino] {
+				seen[st.Ino] = true
+				sum += st.Blocks * 512
+			}
+		}
+	}
+	return sum
+}
+
+func (m meter) processes() []string {
+	entries, err := os.ReadDir(m.root + "/proc")
+	if err != nil {
+		return nil
+	}
+	var ps []string
+	for _, e := range entries {
+		if _, err := strconv.Atoi(e.Name()); err == nil {
+			ps = append(ps, m.root+"/proc/"+e.Name())
+		}
+	}
+	return ps
+}

@@ -1,0 +1,82 @@
+package warden
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+
+	"github.com/bulkhead-dev/bulkhead/internal/childproc"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/frame"
+)
+
+// Handle is the controller's hold on a warden.
+type Handle struct {
+	Cmd  *exec.Cmd
+	conn *frame.Conn
+}
+
+// Start starts a warden. The files stay the caller's.
+func Start(cfg Config, files []*os.File) (*Handle, error) {
+	conn, theirs, err := frame.Pair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	cmd := exec.Command(childproc.Self())
+	cmd.Args = []string{childproc.Argv0(Child)}
+	cmd.Env = []string{}
+	cmd.Dir = "/"
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	root := os.Geteuid() == 0
+	if root {
+		// Root's supplementary groups have no business in a sandbox. (An
+		// ordinary user can't give his up.)
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: 0, Gid: 0}
+	}
+	if cfg.TAP {
+		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+		cmd.SysProcAttr.GidMappingsEnableSetgroups = root
+	}
+	if err := cmd.Start(); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("starting the warden: %w", err)
+	}
+	h := &Handle{Cmd: cmd, conn: conn}
+	cfg.Files = len(files)
+	deadline := time.Now().Add(10 * time.Second)
+	first := files[:min(len(files), frame.MaxFiles)]
+	err = conn.Send(deadline, cfg, first...)
+	for rest := files[len(first):]; err == nil && len(rest) > 0; {
+		next := rest[:min(len(rest), frame.MaxFiles)]
+		err = conn.Send(deadline, more{}, next...)
+		rest = rest[len(next):]
+	}
+	if err != nil {
+		conn.Close()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		return nil, fmt.Errorf("telling the warden: %w", err)
+	}
+	return h, nil
+}
+
+// Receive returns the next report; the TAP's descriptor comes with its report.
+func (h *Handle) Receive() (Report, *os.File, error) {
+	var r Report
+	files, err := h.conn.Receive(&r, 64<<10, 1)
+	if err != nil || len(files) == 0 {
+		return r, nil, err
+	}
+	return r, files[0], nil
+}
+
+// Close tells the warden to end everything.
+func (h *Handle) Close() { h.conn.Close() }
+
+// Stop asks the warden to end everything; its last report still arrives.
+func (h *Handle) Stop() { _ = h.conn.CloseWrite() }

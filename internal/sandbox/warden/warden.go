@@ -1,0 +1,68 @@
+// Package warden keeps a process sandbox's outer half: the process between the
+// controller and bwrap.
+//
+// The warden (childproc "warden") runs outside the sandbox with the user's
+// identity, in a user and network namespace of its own where a TAP is wanted.
+// It gets everything over its control socket (descriptor 3, package frame), so
+// that nothing shows in ps. It makes the TAP and sends its descriptor, starts
+// bwrap in the sandbox's cgroup, and stays: when the controller closes the
+// socket or dies, when bwrap or the sandbox ends, or when the sandbox exceeds a
+// limit that no cgroup enforces, it kills everything, waits until the last
+// process is gone, removes the cgroup and exits.
+//
+// It reads nothing that comes from inside the sandbox but the numbers that the
+// kernel shows about its processes.
+package warden
+
+// Child is the warden's name in the child registry.
+const Child = "warden"
+
+// Interface is the TAP's name inside the sandbox.
+const Interface = "tap0"
+
+// Descriptors as bwrap and its child see them. Files of Config come behind.
+const (
+	GuestFD = 3 // the guest supervisor's control socket
+	ArgsFD  = 4 // bwrap's arguments, for --args
+	InfoFD  = 5 // for --info-fd; the warden makes it
+	DataFD  = 6 // the first of the data files
+)
+
+// Config is what the warden gets to know.
+type Config struct {
+	Bwrap   string   `json:"bwrap"`
+	Command []string `json:"command"` // argv of bwrap
+	TAP     bool     `json:"tap,omitempty"`
+	// Join are files of cgroup v1 hierarchies to write 0 to before starting
+	// bwrap; Leave leads back. Unified is a cgroup v2 folder to start it in.
+	Join    []string `json:"join,omitempty"`
+	Leave   []string `json:"leave,omitempty"`
+	Unified string   `json:"unified,omitempty"`
+	Remove  []string `json:"remove,omitempty"` // cgroup folders to remove at the end
+	// Without a cgroup for them:
+	CPUs   []int    `json:"cpus,omitempty"`   // the processors the sandbox may use
+	Memory int64    `json:"memory,omitempty"` // bytes; watched
+	Tmpfs  []string `json:"tmpfs,omitempty"`  // mounts inside that use memory, for the watch
+	// Files counts the descriptors that follow: the guest's socket, the
+	// arguments, the data files.
+	Files int `json:"files"`
+}
+
+// The kinds of reports.
+const (
+	KindTAP   = "tap"   // the TAP's descriptor comes along
+	KindPID   = "pid"   // the sandbox's first process exists
+	KindError = "error" // setting up failed; Text says why
+	KindLimit = "limit" // Text names the limit that was exceeded; the sandbox is killed
+	KindEnded = "ended" // nothing runs any more; Text is what bwrap said
+)
+
+// Report is what the warden sends.
+type Report struct {
+	Kind string `json:"kind"`
+	PID  int    `json:"pid,omitempty"`
+	Text string `json:"text,omitempty"`
+}
+
+// more carries files that did not fit the message with the Config.
+type more struct{}

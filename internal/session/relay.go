@@ -1,0 +1,39 @@
+package session
+
+import (
+	"context"
+	"os"
+
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/terminal"
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+)
+
+// relay starts a command with the user's streams and carries them until it
+// ends.
+func relay(ctx context.Context, stdin, stdout, stderr *os.File, cmd sandbox.Command, start func(sandbox.Command) (sandbox.Process, error)) (int, error) {
+	streams, err := terminal.Plan(stdin, stdout, stderr)
+	if err != nil {
+		return 0, asExit(vocabulary.ExitRefused, err)
+	}
+	defer streams.Close()
+	cmd.Terminal, cmd.Stdio = streams.Terminal(), streams.Stdio()
+	cmd.Rows, cmd.Cols = streams.Size()
+	proc, err := start(cmd)
+	if err != nil {
+		return 0, asExit(vocabulary.ExitBulkheadFailed, err)
+	}
+	return streams.Run(ctx, proc, terminal.Options{})
+}
+
+// Exec runs a further command in a running session, with the caller's streams.
+// It runs in a process of its own beside the session's controller.
+func Exec(ctx context.Context, r *Remote, argv []string, stdin, stdout, stderr *os.File) (int, error) {
+	code, err := relay(ctx, stdin, stdout, stderr, sandbox.Command{Argv: argv}, func(cmd sandbox.Command) (sandbox.Process, error) {
+		return r.Exec(argv, os.Getenv("TERM"), cmd)
+	})
+	if err != nil {
+		return 0, asExit(vocabulary.ExitBulkheadFailed, err)
+	}
+	return code, nil
+}

@@ -1,0 +1,201 @@
+package session
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	catalogdata "github.com/bulkhead-dev/bulkhead/catalog"
+	"github.com/bulkhead-dev/bulkhead/internal/capability"
+	"github.com/bulkhead-dev/bulkhead/internal/childproc"
+	"github.com/bulkhead-dev/bulkhead/internal/kernel"
+	"github.com/bulkhead-dev/bulkhead/internal/policy"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/process"
+	"github.com/bulkhead-dev/bulkhead/internal/truststore"
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+	"github.com/bulkhead-dev/bulkhead/internal/workspace"
+)
+
+// view is what the sandbox will see of the host, decided before anything is
+// started: folders, environment, network.
+type view struct {
+	opts    Options
+	who     person
+	cwd     string
+	backend sandbox.Backend
+	spec    capability.Spec
+	network sandbox.NetworkKind
+	noTUN   error // why there is no TAP device
+	layout  *workspace.Layout
+	dir     string
+
+	mounts  []vocabulary.Mount
+	env     environment
+	credEnv map[string][]string // credential → variables that hold its placeholder
+	notices []string
+}
+
+// look judges the policy against this host. Nothing is started, nothing is
+// written.
+func look(o Options) (v *view, err error) {
+	v = &view{opts: o, credEnv: map[string][]string{}}
+	if v.who, err = whoami(); err != nil {
+		return nil, err
+	}
+	if v.cwd, err = os.Getwd(); err != nil {
+		return nil, vocabulary.Exitf(vocabulary.ExitRefused, "the current folder is gone: %v\ncd to a folder that exists", err)
+	}
+	if v.backend, err = backendFor(o.Policy); err != nil {
+		return nil, err
+	}
+	v.spec = capability.FromPolicy(o.Policy)
+	if _, err = capability.Compile(v.spec, o.Catalog); err != nil {
+		return nil, err
+	}
+	v.network = sandbox.NetTAP
+	if v.noTUN = kernel.TUNUsable(); v.noTUN != nil {
+		v.network = sandbox.NetRelay
+	}
+	if err := v.plan(); err != nil {
+		return nil, err
+	}
+	if err := v.backend.Check(v.sandboxSpec("")); err != nil {
+		return nil, asExit(vocabulary.ExitNoIsolation, err)
+	}
+	return v, nil
+}
+
+// backendFor answers for the isolation that was asked for, never for a weaker
+// one. "auto" is the strongest that this version has.
+func backendFor(p *policy.Policy) (sandbox.Backend, error) {
+	switch p.Isolation {
+	case vocabulary.Process, vocabulary.Auto:
+		return &process.Backend{}, nil
+	}
+	return nil, vocabulary.Exitf(vocabulary.ExitNoIsolation,
+		"isolation %q (%s) is not part of this version; nothing was started\nthis version has: process\nask for it with --isolation process if an OS sandbox is enough here", p.Isolation, p.IsolationPos)
+}
+
+// plan asks workspace for the mounts.
+func (v *view) plan() error {
+	p := v.opts.Policy
+	secrets, err := policy.ParseSecrets(catalogdata.Secrets)
+	if err != nil {
+		return fmt.Errorf("built-in list of secrets: %w", err)
+	}
+	protected, err := policy.ParseProtected(catalogdata.Protected)
+	if err != nil {
+		return fmt.Errorf("built-in list of protected files: %w", err)
+	}
+	req := workspace.Request{
+		Home: v.who.home, Cwd: v.cwd, User: v.who.name, UID: v.who.uid, GID: v.who.gid,
+		Workspace: workspace.Folder{Path: p.Workspace.Path, Mode: p.Workspace.Mode, Pos: p.Workspace.Pos},
+	}
+	if v.network == sandbox.NetTAP {
+		req.Nameserver = sandbox.LinkGateway4
+	}
+	for _, m := range p.Mounts {
+		req.Mounts = append(req.Mounts, workspace.Folder{Path: m.Path, Mode: m.Mode, Optional: m.Optional, Pos: m.Pos})
+	}
+	for _, s := range secrets {
+		req.Secrets = append(req.Secrets, workspace.Secret{Path: s.Path, Reason: s.Reason})
+	}
+	for _, f := range protected {
+		req.Protected = append(req.Protected, workspace.Protected{Path: f.Path, Reason: f.Reason})
+	}
+	if state, err := EventDir(); err == nil {
+		req.OwnState = append(req.OwnState, filepath.Dir(state))
+	}
+	if self, err := childproc.Path(); err == nil {
+		req.OwnFiles = append(req.OwnFiles, self)
+	}
+	if filepath.IsAbs(p.File) {
+		req.OwnFiles = append(req.OwnFiles, p.File)
+	} else if !strings.Contains(p.File, ":") {
+		req.OwnFiles = append(req.OwnFiles, filepath.Join(v.cwd, p.File))
+	}
+	if v.layout, err = workspace.Plan(req); err != nil {
+		return err
+	}
+	v.dir, v.who.home = v.layout.Dir, v.layout.Home
+	for _, w := range v.layout.Warnings {
+		v.notices = append(v.notices, w)
+	}
+	return nil
+}
+
+// resolve makes a path of the policy absolute; "" stays "".
+func (v *view) resolve(path string) string {
+	if path == "" {
+		return ""
+	}
+	return policy.ResolvePath(path, v.who.home, v.cwd)
+}
+
+// trust makes the session's certificate authority and the mounts and variables
+// that make programs accept it.
+func (v *view) trust() (truststore.CA, truststore.Trust, error) {
+	ca, err := truststore.NewFor(v.opts.Policy.Limits.Wall)
+	if err != nil {
+		return ca, truststore.Trust{}, err
+	}
+	t, err := truststore.For(ca, v.layout.Mounts)
+	v.notices = append(v.notices, t.Warnings...)
+	return ca, t, err
+}
+
+// compose joins plan, trust store and placeholders into the final mounts and
+// environment.
+func (v *view) compose(t truststore.Trust, placeholders map[string]string) error {
+	p := v.opts.Policy
+	v.mounts = append(append([]vocabulary.Mount(nil), v.layout.Mounts...), t.Mounts...)
+	v.env.base(v.who, "", searchPath(os.Getenv("PATH"), v.mounts))
+	v.env.pass(p.EnvPass)
+	v.env.add(t.Env)
+	if v.network == sandbox.NetRelay {
+		v.env.relay()
+	}
+	for _, kv := range p.EnvSet {
+		v.env.set(kv.Name, kv.Expand(v.who.home))
+	}
+	for name, placeholder := range placeholders {
+		for _, variable := range v.credEnv[name] {
+			v.env.set(variable, placeholder)
+		}
+	}
+	return nil
+}
+
+// sandboxSpec is what the backend gets.
+func (v *view) sandboxSpec(id vocabulary.SessionID) sandbox.Spec {
+	l := v.opts.Policy.Limits
+	return sandbox.Spec{
+		Session: id, Mounts: v.mounts, UID: v.who.uid, GID: v.who.gid, Hostname: "bulkhead",
+		Network: v.network,
+		Limits:  sandbox.Limits{Memory: l.Memory, PIDs: l.PIDs, CPUs: l.CPUs, Wall: l.Wall},
+	}
+}
+
+// command is how argv starts inside.
+func (v *view) command(argv []string) sandbox.Command {
+	return sandbox.Command{Argv: argv, Env: append([]string(nil), v.env.vars...), Dir: v.dir}
+}
+
+func (v *view) networkName() string {
+	if v.network == sandbox.NetTAP {
+		return "tap"
+	}
+	return "relay"
+}
+
+// say prints what a person should know before the command's own words.
+func (v *view) say(notice func(string, ...any)) {
+	for _, n := range v.notices {
+		notice("%s", n)
+	}
+	if v.network == sandbox.NetRelay && len(v.opts.Policy.Grants) > 0 {
+		notice("relay network: %v\nonly programs that honour HTTP_PROXY or SOCKS reach the granted services; nothing else leaves\nremedy: bulkhead doctor", v.noTUN)
+	}
+}

@@ -1,0 +1,128 @@
+// Package workspace turns a workspace, the policy's mounts and the lists of
+// secret and protected paths into one ordered mount plan.
+//
+// It runs in the controller with the user's privileges, before anything of the
+// session exists, and only reads. In: a Request of names. Out: a Layout whose
+// sources are link-free real paths, or a *vocabulary.ExitError (code 11) of at
+// most three lines: what was refused, by which rule, what to do next.
+//
+// Every name is opened first and judged afterwards, by the path the kernel
+// gives for the open handle: links cannot make a refused place look like an
+// allowed one. A plan is sorted so that a parent always stands before what
+// lies in it; system directories, private directories, the policy's mounts,
+// read-only protections and masks therefore never uncover one another.
+//
+// Figures (BenchmarkPlan, two shared cores): 0.3 ms for a small project, 2.5 ms
+// more as root, when /etc is searched for files that are not for everyone, and
+// 50 ms for a tree of 10,000 directories, 5 µs each.
+//
+// Known holes, each the seam of later work:
+//   - Protected files that do not exist yet can be created, and a folder that
+//     holds a nested repository can be renamed and made anew. The place for it
+//     is planner.protect: it knows every directory in which a protected name
+//     may appear.
+//   - A secret, or a socket of the host, that appears under a mount after the
+//     session started is visible.
+//   - A protected name that is a symbolic link is frozen at its end only; the
+//     plan warns, because the link itself can be replaced.
+//   - A secret that the host shows a second time, by a bind mount or a hard
+//     link, is masked under its first name only.
+//   - Between Plan and the backend's mounting, another writer in the same
+//     workspace could exchange a directory: Layout.Verify finds that.
+package workspace
+
+import (
+	"fmt"
+
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+)
+
+// Folder is the workspace, or a mount of the policy.
+type Folder struct {
+	// Path as written: absolute, relative to Request.Cwd, or below "~/".
+	Path string
+	Mode vocabulary.MountMode
+	// Optional folders that do not exist are left out (presets only).
+	Optional bool
+	Pos      vocabulary.Position
+}
+
+// Secret is a place that stays unreadable even under a broad mount, unless a
+// mount of the policy names exactly it or something in it.
+type Secret struct {
+	// Path starts with "~/" or "/", and each of its elements may be a pattern
+	// of path.Match; or it is "**/NAME": NAME at any depth of every mount
+	// except the workspace, presets' mounts and system directories.
+	Path   string
+	Reason string
+}
+
+// Protected is a file or folder that the host runs or obeys later. It is
+// read-only wherever it exists under a writable mount, at every depth.
+type Protected struct {
+	// Path is relative; each element may be a pattern of path.Match. What it
+	// says below ".git/" holds for every git directory: nested, bare, of
+	// worktrees and of submodules.
+	Path   string
+	Reason string
+}
+
+// Request says what to plan. Zero sizes mean a quarter of the machine's memory
+// and at least 1 GiB.
+type Request struct {
+	Home, Cwd string // absolute, as the user sees them
+	User      string // login name; "" is "user"
+	UID, GID  int    // UID 0 also masks system files that are not for everyone
+	Hostname  string // "" is "bulkhead"
+
+	Workspace Folder
+	Mounts    []Folder
+	Secrets   []Secret
+	Protected []Protected
+
+	// OwnState names Bulkhead's own configuration and state: masked wherever
+	// visible, and no mount can name it.
+	OwnState []string
+	// OwnFiles names files this session relies on (its policy file, the
+	// binary): read-only wherever a writable mount shows them.
+	OwnFiles []string
+
+	// Nameserver is the DNS server for resolv.conf; "" if there is none (relay
+	// mode), and then names do not resolve inside.
+	Nameserver string
+
+	HomeSize, TmpSize int64
+}
+
+// Layout is what to mount, in order.
+type Layout struct {
+	Mounts []vocabulary.Mount
+	// Dir is where commands start: the workspace's real path.
+	Dir string
+	// Home is where the private home stands: the value for HOME.
+	Home string
+	// Warnings are for the terminal: what works less well than one may expect.
+	Warnings []string
+
+	judged []judged
+}
+
+// judged is the identity of a source when it was judged.
+type judged struct {
+	target   string
+	dev, ino uint64
+}
+
+func refuse(what string, rule vocabulary.Position, remedy string) error {
+	return vocabulary.Exitf(vocabulary.ExitRefused, "%s\n  rule: %s\n  do:   %s", what, rule, remedy)
+}
+
+// show makes a path safe for a terminal.
+func show(path string) string {
+	for _, r := range path {
+		if r < 0x20 || r == 0x7f || r == 0xfffd || (r >= 0x80 && r < 0xa0) || (r >= 0x202a && r <= 0x202e) || (r >= 0x2066 && r <= 0x2069) {
+			return fmt.Sprintf("%q", path)
+		}
+	}
+	return path
+}
