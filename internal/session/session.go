@@ -114,7 +114,7 @@ func (s *session) recordEnd(code int, err error) {
 
 // open brings everything up to the point where a command can start.
 func (s *session) open(ctx context.Context) (err error) {
-	if s.view, err = look(s.opts); err != nil {
+	if s.view, err = look(s.opts, s.id); err != nil {
 		return err
 	}
 	if s.log, err = openLog(s.opts.Events, s.id); err != nil {
@@ -144,7 +144,7 @@ func (s *session) open(ctx context.Context) (err error) {
 	if s.gateway, err = egress.Start(ctx, config, (*gatewayController)(s)); err != nil {
 		return vocabulary.Exitf(vocabulary.ExitNoIsolation, "the egress gateway did not start: %v", err)
 	}
-	if s.instance, err = s.view.backend.Prepare(ctx, s.view.sandboxSpec(s.id)); err != nil {
+	if s.instance, err = s.view.backend.Prepare(ctx, s.view.sandboxSpec()); err != nil {
 		return asExit(vocabulary.ExitNoIsolation, err)
 	}
 	if err = s.gateway.Attach(s.instance.Link()); err != nil {

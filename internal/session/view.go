@@ -22,6 +22,7 @@ import (
 // started: folders, environment, network.
 type view struct {
 	opts    Options
+	id      vocabulary.SessionID
 	who     person
 	cwd     string
 	backend sandbox.Backend
@@ -39,8 +40,8 @@ type view struct {
 
 // look judges the policy against this host. Nothing is started, nothing is
 // written.
-func look(o Options) (v *view, err error) {
-	v = &view{opts: o, credEnv: map[string][]string{}}
+func look(o Options, id vocabulary.SessionID) (v *view, err error) {
+	v = &view{opts: o, id: id, credEnv: map[string][]string{}}
 	if v.who, err = whoami(); err != nil {
 		return nil, err
 	}
@@ -61,7 +62,7 @@ func look(o Options) (v *view, err error) {
 	if err := v.plan(); err != nil {
 		return nil, err
 	}
-	if err := v.backend.Check(v.sandboxSpec("")); err != nil {
+	if err := v.backend.Check(v.sandboxSpec()); err != nil {
 		return nil, asExit(vocabulary.ExitNoIsolation, err)
 	}
 	return v, nil
@@ -151,7 +152,7 @@ func (v *view) trust() (truststore.CA, truststore.Trust, error) {
 func (v *view) compose(t truststore.Trust, placeholders map[string]string) error {
 	p := v.opts.Policy
 	v.mounts = append(append([]vocabulary.Mount(nil), v.layout.Mounts...), t.Mounts...)
-	v.env.base(v.who, "", searchPath(os.Getenv("PATH"), v.mounts))
+	v.env.base(v.who, v.id, searchPath(os.Getenv("PATH"), v.mounts))
 	v.env.pass(p.EnvPass)
 	v.env.add(t.Env)
 	if v.network == sandbox.NetRelay {
@@ -169,10 +170,10 @@ func (v *view) compose(t truststore.Trust, placeholders map[string]string) error
 }
 
 // sandboxSpec is what the backend gets.
-func (v *view) sandboxSpec(id vocabulary.SessionID) sandbox.Spec {
+func (v *view) sandboxSpec() sandbox.Spec {
 	l := v.opts.Policy.Limits
 	return sandbox.Spec{
-		Session: id, Mounts: v.mounts, UID: v.who.uid, GID: v.who.gid, Hostname: "bulkhead",
+		Session: v.id, Mounts: v.mounts, UID: v.who.uid, GID: v.who.gid, Hostname: "bulkhead",
 		Network: v.network,
 		Limits:  sandbox.Limits{Memory: l.Memory, PIDs: l.PIDs, CPUs: l.CPUs, Wall: l.Wall},
 	}

@@ -26,8 +26,8 @@ type Trust struct {
 
 // Where the sandbox's own copies stand, whatever the distribution.
 const (
-	caFile     = "/run/bulkhead/ca.pem"
-	bundleFile = "/run/bulkhead/ca-bundle.pem"
+	caFile     = "/run/bulkhead-trust/ca.pem"
+	bundleFile = "/run/bulkhead-trust/ca-bundle.pem"
 )
 
 const pemBegin = "-----BEGIN CERTIFICATE-----"

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"unsafe"
 
 	"github.com/bulkhead-dev/bulkhead/internal/seccomp"
 	"github.com/landlock-lsm/go-landlock/landlock"
@@ -36,7 +38,7 @@ func hide(name string) error {
 		return fmt.Errorf("becoming undumpable: %w", err)
 	}
 	cname := append([]byte(name), 0)
-	return unix.Prctl(unix.PR_SET_NAME, addr(&cname[0]), 0, 0, 0)
+	return unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&cname[0])), 0, 0, 0)
 }
 
 // confine applies s to this process for good. Nothing hostile has run before.
@@ -148,11 +150,22 @@ func scopeThread() error {
 	if err != nil || abi < 6 {
 		return nil
 	}
-	fd, err := llsys.LandlockCreateRuleset(&llsys.RulesetAttr{Scoped: llsys.ScopeSignal}, 0)
+	// A domain denies linking and renaming between folders unless it handles
+	// that right: it is handled, and given everywhere.
+	fd, err := llsys.LandlockCreateRuleset(&llsys.RulesetAttr{HandledAccessFS: llsys.AccessFSRefer, Scoped: llsys.ScopeSignal}, 0)
 	if err != nil {
 		return fmt.Errorf("landlock scope: %w", err)
 	}
 	defer unix.Close(fd)
+	root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("landlock scope: %w", err)
+	}
+	defer unix.Close(root)
+	everywhere := llsys.PathBeneathAttr{AllowedAccess: llsys.AccessFSRefer, ParentFd: root}
+	if err := llsys.LandlockAddPathBeneathRule(fd, &everywhere, 0); err != nil {
+		return fmt.Errorf("landlock scope: %w", err)
+	}
 	if err := llsys.LandlockRestrictSelf(fd, 0); err != nil {
 		return fmt.Errorf("landlock scope: %w", err)
 	}
@@ -179,16 +192,16 @@ func prepareThreads() {
 	done.Wait()
 }
 
-// closeOthers closes every descriptor above the control socket's that somebody
+// closeOthers closes every descriptor but 0 to 2 and the given that somebody
 // may have left open across exec. The runtime's own stay.
-func closeOthers(keep int) error {
+func closeOthers(keep ...int) error {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		return fmt.Errorf("listing descriptors: %w", err)
 	}
 	for _, e := range entries {
 		var fd int
-		if _, err := fmt.Sscan(e.Name(), &fd); err != nil || fd <= keep {
+		if _, err := fmt.Sscan(e.Name(), &fd); err != nil || fd <= 2 || slices.Contains(keep, fd) {
 			continue
 		}
 		target, err := os.Readlink("/proc/self/fd/" + e.Name())

@@ -58,10 +58,12 @@ func (s *supervisor) startJob(st start, stdio [3]*os.File) *failure {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.preferVictims(true)
 	pid, err := syscall.ForkExec(Path, []string{childproc.Argv0(jobChild)}, &syscall.ProcAttr{
 		Dir: "/", Env: []string{}, Files: fds,
 		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: jobTTYFD},
 	})
+	s.preferVictims(false)
 	if err != nil {
 		statusR.Close()
 		return fail("job", err)

@@ -9,7 +9,6 @@ import (
 	"runtime"
 	"sync"
 	"time"
-	"unsafe"
 
 	"github.com/bulkhead-dev/bulkhead/internal/childproc"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/frame"
@@ -25,7 +24,8 @@ func init() {
 
 // supervisor is pid 1.
 type supervisor struct {
-	conn *frame.Conn
+	conn     *frame.Conn
+	oomScore *os.File
 
 	// mu is held over fork and bookkeeping together, so that the reaper never
 	// meets a child that is not in the book yet.
@@ -43,11 +43,16 @@ type command struct {
 }
 
 func supervise() int {
+	oomScore, err := os.OpenFile("/proc/self/oom_score_adj", os.O_WRONLY, 0) // closed to an undumpable process
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "guest:", err)
+		return 1
+	}
 	if err := hide("bulkhead-guest"); err != nil {
 		fmt.Fprintln(os.Stderr, "guest:", err)
 		return 1
 	}
-	if err := closeOthers(controlFD); err != nil {
+	if err := closeOthers(controlFD, int(oomScore.Fd())); err != nil {
 		fmt.Fprintln(os.Stderr, "guest:", err)
 		return 1
 	}
@@ -83,10 +88,10 @@ func supervise() int {
 		defer l.Close()
 		files = append(files, l)
 	}
-	s := &supervisor{conn: conn, byPID: map[int]*command{}, commands: map[uint32]*command{}}
-	starts := make(chan startRequest)
+	s := &supervisor{conn: conn, oomScore: oomScore, byPID: map[int]*command{}, commands: map[uint32]*command{}}
+	work := make(chan func())
 	scoped := make(chan error)
-	go s.spawn(starts, scoped)
+	go s.spawn(work, scoped)
 	if err := <-scoped; err != nil {
 		return fail(err)
 	}
@@ -95,7 +100,7 @@ func supervise() int {
 	for _, f := range files {
 		f.Close()
 	}
-	return s.serve(starts)
+	return s.serve(work)
 }
 
 type startRequest struct {
@@ -105,7 +110,7 @@ type startRequest struct {
 
 // serve takes the controller's requests until it closes the connection.
 // Returning ends pid 1, and with it everything in the sandbox.
-func (s *supervisor) serve(starts chan<- startRequest) int {
+func (s *supervisor) serve(work chan<- func()) int {
 	for {
 		var r request
 		files, err := s.conn.Receive(&r, frame.MaxPayload, 3)
@@ -117,9 +122,9 @@ func (s *supervisor) serve(starts chan<- startRequest) int {
 		}
 		switch {
 		case r.Start != nil:
-			starts <- startRequest{*r.Start, files}
+			work <- func() { s.start(startRequest{*r.Start, files}) }
 		case r.Signal != nil:
-			s.signal(*r.Signal)
+			work <- func() { s.signal(*r.Signal) }
 		}
 	}
 }
@@ -138,23 +143,28 @@ func (s *supervisor) signal(r signalRequest) {
 	}
 }
 
-// spawn starts commands, all from one thread in a Landlock domain of its own.
-func (s *supervisor) spawn(starts <-chan startRequest, scoped chan<- error) {
+// spawn starts and signals commands, all from one thread. Before Landlock ABI
+// 8 each thread of a process is in a domain of its own, and a domain's processes
+// can signal only their own: the commands must share one, and pid 1 must speak
+// to them from it.
+func (s *supervisor) spawn(work <-chan func(), scoped chan<- error) {
 	runtime.LockOSThread()
 	err := scopeThread()
 	scoped <- err
 	if err != nil {
 		return
 	}
-	for r := range starts {
-		s.start(r)
-		for _, f := range r.files {
-			f.Close()
-		}
+	for do := range work {
+		do()
 	}
 }
 
 func (s *supervisor) start(r startRequest) {
+	defer func() {
+		for _, f := range r.files {
+			f.Close()
+		}
+	}()
 	refuse := func(f *failure) {
 		s.report(report{Kind: kindRefused, ID: r.ID, NotFound: f.notFound, Error: f.text})
 	}
@@ -192,7 +202,9 @@ func (s *supervisor) start(r startRequest) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.preferVictims(true)
 	pid, fail := launch(r.start, fds[:], launchOptions{session: true})
+	s.preferVictims(false)
 	if fail != nil {
 		refuse(fail)
 		return
@@ -200,6 +212,17 @@ func (s *supervisor) start(r startRequest) {
 	c := &command{id: r.ID, group: pid}
 	s.byPID[pid], s.commands[r.ID] = c, c
 	s.report(report{Kind: kindStarted, ID: r.ID})
+}
+
+// preferVictims makes what is forked now a better victim than pid 1, whose
+// death would end the sandbox, and than the host's processes, when memory runs
+// out. The score is inherited.
+func (s *supervisor) preferVictims(on bool) {
+	score := "0"
+	if on {
+		score = "200"
+	}
+	_, _ = s.oomScore.WriteAt([]byte(score), 0)
 }
 
 // reap waits for every process that ends in the sandbox: the started commands
@@ -263,5 +286,3 @@ func ignoreSignals() {
 		}
 	}()
 }
-
-func addr(b *byte) uintptr { return uintptr(unsafe.Pointer(b)) }

@@ -41,6 +41,7 @@ type Instance struct {
 	killed   bool
 	cause    error
 	exceeded []string
+	oom      bool
 }
 
 func newInstance(spec sandbox.Spec, limits *enforcement, w *warden.Handle, g *guest.Client) *Instance {
@@ -75,6 +76,8 @@ func (i *Instance) listen() {
 			i.limit = r.Text
 		case warden.KindEnded:
 			i.ended = true
+			i.exceeded = exceeded(i.spec.Limits, r.OOMKills, r.RefusedTasks)
+			i.oom = r.OOMKills > 0
 			if r.Text != "" {
 				i.failed = r.Text
 			}
@@ -155,7 +158,9 @@ func (i *Instance) supervise() {
 		unix.Close(i.pidfd)
 		i.pidfd = -1
 	}
-	i.exceeded = i.limits.exceeded(i.spec.Limits)
+	if !i.ended { // the warden can't tell any more
+		i.exceeded = exceeded(i.spec.Limits, i.limits.group.OOMKills(), i.limits.group.RefusedTasks())
+	}
 	if i.limit != "" {
 		i.exceeded = append(i.exceeded, i.limit)
 	}
@@ -175,8 +180,8 @@ func (i *Instance) judge() error {
 		return fmt.Errorf("the sandbox exceeded its limit on %s and was ended", i.limit)
 	case i.killed:
 		return nil
-	case i.limits.group.Memory && len(i.exceeded) > 0:
-		return fmt.Errorf("the sandbox exceeded its limit: %s", strings.Join(i.exceeded, ", "))
+	case i.oom:
+		return fmt.Errorf("the sandbox exceeded its limit on %s", strings.Join(i.exceeded, " and on "))
 	case !i.ended:
 		return errors.New("the sandbox ended: its warden died")
 	case i.failed != "":

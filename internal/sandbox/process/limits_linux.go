@@ -48,10 +48,10 @@ func enforce(spec sandbox.Spec) (*enforcement, error) {
 }
 
 func (e *enforcement) withoutCgroup(l sandbox.Limits) error {
-	if l.Memory > 0 && !e.group.Memory {
+	if l.Memory > 0 && e.group.Memory == "" {
 		e.memory = l.Memory
 	}
-	if l.PIDs > 0 && !e.group.PIDs {
+	if l.PIDs > 0 && e.group.PIDs == "" {
 		if os.Geteuid() == 0 {
 			return vocabulary.Exitf(vocabulary.ExitNoIsolation,
 				"the limit on processes can't be enforced: root has no writable cgroup with the pids controller here, and RLIMIT_NPROC does not bind root\n"+
@@ -59,7 +59,7 @@ func (e *enforcement) withoutCgroup(l sandbox.Limits) error {
 		}
 		e.tasks = uint64(l.PIDs) + cgroup.Overhead
 	}
-	if l.CPUs > 0 && !e.group.CPUs {
+	if l.CPUs > 0 && e.group.CPUs == "" {
 		var have unix.CPUSet
 		if err := unix.SchedGetaffinity(0, &have); err != nil {
 			return fmt.Errorf("processors: %w", err)
@@ -90,14 +90,14 @@ func (e *enforcement) dataLimit() uint64 {
 	return uint64(e.memory) + dataSlack
 }
 
-// exceeded names the limits that a cgroup reports as hit.
-func (e *enforcement) exceeded(l sandbox.Limits) []string {
+// exceeded names the limits that a cgroup counted hits of.
+func exceeded(l sandbox.Limits, oomKills, refusedTasks int64) []string {
 	var hit []string
-	if n := e.group.OOMKills(); n > 0 {
-		hit = append(hit, fmt.Sprintf("memory (%d MiB, %d processes killed)", l.Memory>>20, n))
+	if oomKills > 0 {
+		hit = append(hit, fmt.Sprintf("memory (%d MiB, %d processes killed)", l.Memory>>20, oomKills))
 	}
-	if n := e.group.RefusedTasks(); n > 0 {
-		hit = append(hit, fmt.Sprintf("pids (%d, refused %d times)", l.PIDs, n))
+	if refusedTasks > 0 {
+		hit = append(hit, fmt.Sprintf("pids (%d, refused %d times)", l.PIDs, refusedTasks))
 	}
 	return hit
 }

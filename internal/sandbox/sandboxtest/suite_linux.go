@@ -418,9 +418,8 @@ func testTerminal(t *testing.T, b sandbox.Backend) {
 	s.send("trap 'echo winch; stty size' WINCH; stty size\r")
 	s.expect("50 132")
 	rc.Control(func(fd uintptr) { unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: 20, Col: 40}) })
-	s.send("\r")
-	s.expect("winch")
-	s.expect("20 40")
+	s.send(":\r")
+	s.expect("winch\r\n20 40")
 	s.send("cat\r")
 	s.send("typed\r")
 	s.expect("typed")
@@ -576,8 +575,11 @@ func testKill(t *testing.T, b sandbox.Backend) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(InNamespace(ns)) < 3 {
-		t.Fatalf("before the kill, the sandbox has processes %v", InNamespace(ns))
+	for deadline := time.Now().Add(5 * time.Second); len(InNamespace(ns)) < 4; {
+		if time.Now().After(deadline) {
+			t.Fatalf("before the kill, the sandbox has processes %v", InNamespace(ns))
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 	start := time.Now()
 	if err := i.Kill(); err != nil {

@@ -21,7 +21,7 @@ import (
 
 func init() { childproc.Register(Child, run) }
 
-const maxStderr = 40960 // bytes of bwrap's (and a dying supervisor's) words to keep
+const maxStderr = 4096 // bytes of bwrap's (and a dying supervisor's) words to keep
 
 type keeper struct {
 	cfg   Config
@@ -51,7 +51,7 @@ func run() int {
 	}
 	if err := k.start(files); err != nil {
 		k.report(Report{Kind: KindError, Text: err.Error()})
-		_ = cgroup.Remove(k.cfg.Remove)
+		_ = cgroup.Remove(k.cfg.Group.Dirs)
 		return 1
 	}
 	go k.awaitController()
@@ -63,7 +63,7 @@ func run() int {
 	case <-k.stop:
 		k.killAll()
 	}
-	if err := cgroup.Remove(k.cfg.Remove); err != nil {
+	if err := cgroup.Remove(k.cfg.Group.Dirs); err != nil {
 		return 1
 	}
 	return 0
@@ -139,15 +139,15 @@ func (k *keeper) start(files []*os.File) error {
 // processors, and brings the thread back.
 func (k *keeper) fork(fds []uintptr) (int, error) {
 	attr := &syscall.ProcAttr{Dir: "/", Env: []string{}, Files: fds, Sys: &syscall.SysProcAttr{Setsid: true}}
-	if k.cfg.Unified != "" {
-		fd, err := unix.Open(k.cfg.Unified, unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_PATH, 0)
+	if k.cfg.Group.Unified != "" {
+		fd, err := unix.Open(k.cfg.Group.Unified, unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_PATH, 0)
 		if err != nil {
-			return 0, fmt.Errorf("%s: %w", k.cfg.Unified, err)
+			return 0, fmt.Errorf("%s: %w", k.cfg.Group.Unified, err)
 		}
 		defer unix.Close(fd)
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, fd
 	}
-	for _, f := range k.cfg.Join {
+	for _, f := range k.cfg.Group.Join {
 		if err := os.WriteFile(f, []byte("0"), 0); err != nil {
 			return 0, fmt.Errorf("joining the cgroup: %w", err)
 		}
@@ -166,7 +166,7 @@ func (k *keeper) fork(fds []uintptr) (int, error) {
 		defer func() { _ = unix.SchedSetaffinity(0, &before) }()
 	}
 	pid, err := syscall.ForkExec(k.cfg.Bwrap, k.cfg.Command, attr)
-	for _, f := range k.cfg.Leave {
+	for _, f := range k.cfg.Group.Leave {
 		if lerr := os.WriteFile(f, []byte("0"), 0); lerr != nil && err == nil {
 			err = fmt.Errorf("leaving the cgroup: %w", lerr)
 		}
@@ -194,7 +194,7 @@ func (k *keeper) reap(stderr *os.File) {
 	case text = <-words:
 	case <-time.After(time.Second):
 	}
-	k.report(Report{Kind: KindEnded, Text: text})
+	k.report(Report{Kind: KindEnded, Text: text, OOMKills: k.cfg.Group.OOMKills(), RefusedTasks: k.cfg.Group.RefusedTasks()})
 	close(k.ended)
 }
 

@@ -14,6 +14,8 @@
 // kernel shows about its processes.
 package warden
 
+import "github.com/bulkhead-dev/bulkhead/internal/sandbox/process/cgroup"
+
 // Child is the warden's name in the child registry.
 const Child = "warden"
 
@@ -33,12 +35,7 @@ type Config struct {
 	Bwrap   string   `json:"bwrap"`
 	Command []string `json:"command"` // argv of bwrap
 	TAP     bool     `json:"tap,omitempty"`
-	// Join are files of cgroup v1 hierarchies to write 0 to before starting
-	// bwrap; Leave leads back. Unified is a cgroup v2 folder to start it in.
-	Join    []string `json:"join,omitempty"`
-	Leave   []string `json:"leave,omitempty"`
-	Unified string   `json:"unified,omitempty"`
-	Remove  []string `json:"remove,omitempty"` // cgroup folders to remove at the end
+	Group cgroup.Group `json:"group"` // to start bwrap in, and to remove at the end
 	// Without a cgroup for them:
 	CPUs   []int    `json:"cpus,omitempty"`   // the processors the sandbox may use
 	Memory int64    `json:"memory,omitempty"` // bytes; watched
@@ -62,6 +59,9 @@ type Report struct {
 	Kind string `json:"kind"`
 	PID  int    `json:"pid,omitempty"`
 	Text string `json:"text,omitempty"`
+	// With KindEnded, what the cgroup counted.
+	OOMKills     int64 `json:"oom_kills,omitempty"`
+	RefusedTasks int64 `json:"refused_tasks,omitempty"`
 }
 
 // more carries files that did not fit the message with the Config.

@@ -33,15 +33,14 @@ type Limits struct {
 
 // Group is a sandbox's cgroup. Its zero value enforces nothing.
 type Group struct {
-	Join    []string // v1: files in which a thread writes 0 to go in
-	Leave   []string // and to come back
-	Unified string   // v2: the folder to start the sandbox in
-	Dirs    []string // to remove at the end
-	Memory  bool     // which limits are enforced
-	PIDs    bool
-	CPUs    bool
-	memory  string // folders to read counters from; empty without
-	pids    string
+	Join    []string `json:"join,omitempty"`    // v1: files in which a thread writes 0 to go in
+	Leave   []string `json:"leave,omitempty"`   // and to come back
+	Unified string   `json:"unified,omitempty"` // v2: the folder to start the sandbox in
+	Dirs    []string `json:"dirs,omitempty"`    // to remove at the end
+	// The folders that enforce a limit; empty: it is not enforced.
+	Memory string `json:"memory,omitempty"`
+	PIDs   string `json:"pids,omitempty"`
+	CPUs   string `json:"cpus,omitempty"`
 }
 
 // hierarchy is one mounted cgroup tree and where this process is in it.

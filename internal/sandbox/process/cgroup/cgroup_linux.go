@@ -52,9 +52,9 @@ func create(hs []hierarchy, name string, l Limits) (*Group, error) {
 
 // legacy makes a folder in a v1 hierarchy if it has a controller that is needed.
 func (g *Group) legacy(h hierarchy, name string, l Limits) error {
-	memory := l.Memory > 0 && !g.Memory && slices.Contains(h.controllers, "memory")
-	pids := l.PIDs > 0 && !g.PIDs && slices.Contains(h.controllers, "pids")
-	cpus := l.CPUs > 0 && !g.CPUs && slices.Contains(h.controllers, "cpu")
+	memory := l.Memory > 0 && g.Memory == "" && slices.Contains(h.controllers, "memory")
+	pids := l.PIDs > 0 && g.PIDs == "" && slices.Contains(h.controllers, "pids")
+	cpus := l.CPUs > 0 && g.CPUs == "" && slices.Contains(h.controllers, "cpu")
 	if !memory && !pids && !cpus {
 		return nil
 	}
@@ -74,13 +74,13 @@ func (g *Group) legacy(h hierarchy, name string, l Limits) error {
 		if err := write(dir, "memory.memsw.limit_in_bytes", n); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-		g.Memory, g.memory = true, dir
+		g.Memory = dir
 	}
 	if pids {
 		if err := write(dir, "pids.max", strconv.Itoa(l.PIDs+Overhead)); err != nil {
 			return err
 		}
-		g.PIDs, g.pids = true, dir
+		g.PIDs = dir
 	}
 	if cpus {
 		if err := write(dir, "cpu.cfs_period_us", strconv.Itoa(cpuPeriod)); err != nil {
@@ -89,7 +89,7 @@ func (g *Group) legacy(h hierarchy, name string, l Limits) error {
 		if err := write(dir, "cpu.cfs_quota_us", strconv.Itoa(quota(l.CPUs))); err != nil {
 			return err
 		}
-		g.CPUs = true
+		g.CPUs = dir
 	}
 	g.Join = append(g.Join, filepath.Join(dir, "tasks"))
 	g.Leave = append(g.Leave, filepath.Join(parent, "tasks"))
@@ -104,9 +104,9 @@ func (g *Group) unified(h hierarchy, name string, l Limits) error {
 	for at := h.own; ; at = filepath.Dir(at) {
 		parent := filepath.Join(h.mount, at)
 		given := strings.Fields(read(parent, "cgroup.subtree_control"))
-		memory := l.Memory > 0 && !g.Memory && slices.Contains(given, "memory")
-		pids := l.PIDs > 0 && !g.PIDs && slices.Contains(given, "pids")
-		cpus := l.CPUs > 0 && !g.CPUs && slices.Contains(given, "cpu")
+		memory := l.Memory > 0 && g.Memory == "" && slices.Contains(given, "memory")
+		pids := l.PIDs > 0 && g.PIDs == "" && slices.Contains(given, "pids")
+		cpus := l.CPUs > 0 && g.CPUs == "" && slices.Contains(given, "cpu")
 		dir := filepath.Join(parent, name)
 		if (memory || pids || cpus) && unix.Access(filepath.Join(parent, "cgroup.procs"), unix.W_OK) == nil && makeDir(parent, dir) {
 			g.Dirs, g.Unified = append(g.Dirs, dir), dir
@@ -126,19 +126,19 @@ func (g *Group) limitUnified(dir string, l Limits, memory, pids, cpus bool) erro
 		if err := write(dir, "memory.swap.max", "0"); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-		g.Memory, g.memory = true, dir
+		g.Memory = dir
 	}
 	if pids {
 		if err := write(dir, "pids.max", strconv.Itoa(l.PIDs+Overhead)); err != nil {
 			return err
 		}
-		g.PIDs, g.pids = true, dir
+		g.PIDs = dir
 	}
 	if cpus {
 		if err := write(dir, "cpu.max", fmt.Sprintf("%d %d", quota(l.CPUs), cpuPeriod)); err != nil {
 			return err
 		}
-		g.CPUs = true
+		g.CPUs = dir
 	}
 	return nil
 }
@@ -176,21 +176,21 @@ func sweep(parent string) {
 
 // OOMKills says how many processes the kernel killed for the memory limit.
 func (g *Group) OOMKills() int64 {
-	if g.memory == "" {
+	if g.Memory == "" {
 		return 0
 	}
-	if g.memory == g.Unified {
-		return counter([]byte(read(g.memory, "memory.events")), "oom_kill")
+	if g.Memory == g.Unified {
+		return counter([]byte(read(g.Memory, "memory.events")), "oom_kill")
 	}
-	return counter([]byte(read(g.memory, "memory.oom_control")), "oom_kill")
+	return counter([]byte(read(g.Memory, "memory.oom_control")), "oom_kill")
 }
 
 // RefusedTasks says how often the limit on tasks refused one.
 func (g *Group) RefusedTasks() int64 {
-	if g.pids == "" {
+	if g.PIDs == "" {
 		return 0
 	}
-	return counter([]byte(read(g.pids, "pids.events")), "max")
+	return counter([]byte(read(g.PIDs, "pids.events")), "max")
 }
 
 // Remove removes the folders, and waits up to a second for the last dead
