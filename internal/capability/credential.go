@@ -15,15 +15,11 @@ import (
 // ever changed, so a placeholder in it stays a placeholder, and agents do write
 // their own environment into conversations.
 func (q *question) credentials(id Identity) {
-	var found []catalog.Found
-	if q.svc != nil {
-		found = q.svc.Credentials(q.request)
-	} else {
-		found = catalog.Credentials(q.request)
-		found = append(found, q.rawSlots(found)...)
+	slots := q.slots
+	if q.svc != nil && q.svc.Credential != nil {
+		slots = q.svc.Credential.Slots
 	}
-	q.strip = nil
-	for _, f := range found {
+	for _, f := range catalog.CredentialsIn(q.request, slots) {
 		switch {
 		case f.Kind == catalog.Signed && q.op.SignedURLs:
 			continue
@@ -54,14 +50,6 @@ func (q *question) credentials(id Identity) {
 	if q.violation != "" {
 		q.presented = ""
 	}
-}
-
-// rawSlots finds what stands in the slots of raw rules that are not generally
-// known as places for credentials.
-func (q *question) rawSlots(found []catalog.Found) []catalog.Found {
-	known := &catalog.Service{Credential: &catalog.CredentialSpec{Slots: q.slots}}
-	all := known.Credentials(q.request)
-	return all[min(len(found), len(all)):]
 }
 
 // placeholderOf names the credential of the group whose placeholder f is.

@@ -59,36 +59,35 @@ type Found struct {
 // Credentials lists every credential-shaped thing in the request's headers,
 // query and path, including those in places that only this service knows.
 func (s *Service) Credentials(r Request) []Found {
-	found := Credentials(r)
 	if s.Credential == nil {
-		return found
+		return Credentials(r)
 	}
-	for _, slot := range s.Credential.Slots {
-		if slot.Header == "" && slot.Query != "" && !isSecretQuery(slot.Query) {
-			for _, v := range r.Query[slot.Query] {
-				found = append(found, Found{Slot{Query: slot.Query}, Named, secret.New([]byte(v))})
-			}
-		}
-		if slot.Header != "" && !isSecretHeader(slot.Header) {
-			for _, v := range r.Header.Values(slot.Header) {
-				found = append(found, Found{Slot{Header: http.CanonicalHeaderKey(slot.Header)}, Named, secret.New([]byte(v))})
-			}
-		}
-	}
-	return found
+	return CredentialsIn(r, s.Credential.Slots)
 }
 
 // Credentials is the part of the search that needs no service.
-func Credentials(r Request) []Found {
+func Credentials(r Request) []Found { return CredentialsIn(r, nil) }
+
+// CredentialsIn searches in the given slots as well, whatever their names.
+func CredentialsIn(r Request, slots []Slot) []Found {
 	var found []Found
 	add := func(slot Slot, kind Kind, v string) {
 		found = append(found, Found{slot, kind, secret.New([]byte(v))})
 	}
+	extraHeader := func(name string) (known, scheme bool) {
+		for _, s := range slots {
+			if s.Header == name {
+				return true, s.Scheme != ""
+			}
+		}
+		return false, false
+	}
 	for name, values := range r.Header {
 		name = http.CanonicalHeaderKey(name)
+		extra, scheme := extraHeader(name)
 		for _, v := range values {
 			switch {
-			case name == "Authorization" || name == "Proxy-Authorization":
+			case scheme || name == "Authorization" || name == "Proxy-Authorization":
 				found = append(found, authorization(name, v))
 			case name == "Cookie":
 				kind := Named
@@ -96,7 +95,7 @@ func Credentials(r Request) []Found {
 					kind = Infrastructure
 				}
 				add(Slot{Header: name}, kind, v)
-			case isSecretHeader(name):
+			case extra || isSecretHeader(name):
 				add(Slot{Header: name}, Named, v)
 			case hasTokenShape(v):
 				add(Slot{Header: name}, Shaped, v)
@@ -108,7 +107,7 @@ func Credentials(r Request) []Found {
 			switch {
 			case isSignatureQuery(key):
 				add(Slot{Query: key}, Signed, v)
-			case isSecretQuery(key):
+			case isSecretQuery(key) || slices.ContainsFunc(slots, func(s Slot) bool { return s.Query == key && key != "" }):
 				add(Slot{Query: key}, Named, v)
 			case hasTokenShape(v) || hasTokenShape(key):
 				add(Slot{Query: key}, Shaped, v)

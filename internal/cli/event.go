@@ -83,15 +83,14 @@ func eventFile(args []string) (path string, live bool, err error) {
 		}
 		return filepath.Join(dir, string(id)+".jsonl"), false, nil
 	}
-	if running := session.List(); len(running) > 0 {
-		return running[len(running)-1].Events, true, nil
-	}
 	logs, _ := filepath.Glob(filepath.Join(dir, "s-*.jsonl"))
 	if len(logs) == 0 {
 		return "", false, errors.New("no session has run yet; events appear with: bulkhead run -- CMD")
 	}
 	sort.Slice(logs, func(i, j int) bool { return modTime(logs[i]).Before(modTime(logs[j])) })
-	return logs[len(logs)-1], false, nil
+	newest := logs[len(logs)-1]
+	_, err = session.Find(vocabulary.SessionID(strings.TrimSuffix(filepath.Base(newest), ".jsonl")))
+	return newest, err == nil, nil
 }
 
 func modTime(path string) time.Time {

@@ -28,10 +28,13 @@ func (r *fileReader) Read(p []byte) (int, error) {
 			return 0, perr
 		}
 	}
-	if err == nil && n == 0 && len(p) > 0 {
+	if err != nil {
+		return 0, err
+	}
+	if n == 0 && len(p) > 0 {
 		return 0, io.EOF
 	}
-	return n, err
+	return n, nil
 }
 
 func (r *fileReader) keep(oob []byte) error {

@@ -80,7 +80,7 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, bwrap string, p
 	}
 	w, err := warden.Start(warden.Config{
 		Bwrap: bwrap, Command: []string{"bwrap", "--args", fmt.Sprint(warden.ArgsFD), "--", supervisor},
-		TAP: spec.Network == sandbox.NetTAP,
+		TAP:   spec.Network == sandbox.NetTAP,
 		Group: *limits.group, CPUs: limits.cpus, Memory: limits.memory, Tmpfs: p.tmpfs,
 	}, files)
 	if err != nil {

@@ -109,6 +109,7 @@ func testLimitCPUs(t *testing.T, b sandbox.Backend) {
 	if r.Used > 1.3*r.Wall {
 		t.Errorf("used %.2f s of processor in %.2f s, limit 1", r.Used, r.Wall)
 	}
+	s = Spec(sandbox.NetNone)
 	s.Limits.CPUs = 0.25
 	if err := b.Check(s); err != nil {
 		t.Fatal(err)

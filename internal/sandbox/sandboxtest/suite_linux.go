@@ -415,8 +415,9 @@ func testTerminal(t *testing.T, b sandbox.Backend) {
 	s.expect("done")
 	rc, _ := p.Terminal().SyscallConn()
 	rc.Control(func(fd uintptr) { unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: 50, Col: 132}) })
-	s.send("trap 'echo winch; stty size' WINCH; stty size\r")
+	s.send("trap 'echo winch; stty size' WINCH; stty size; echo rea''dy\r")
 	s.expect("50 132")
+	s.expect("ready") // said by the shell itself: it is in the foreground again
 	rc.Control(func(fd uintptr) { unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: 20, Col: 40}) })
 	s.send(":\r")
 	s.expect("winch\r\n20 40")
@@ -611,10 +612,9 @@ func testKill(t *testing.T, b sandbox.Backend) {
 // InNamespace lists the host's processes in a pid namespace.
 func InNamespace(ns string) []string {
 	var pids []string
-	links, _ := filepath.Glob("/proc/[0-9]*/ns/pid")
-	for _, l := range links {
-		if to, err := os.Readlink(l); err == nil && to == ns {
-			pids = append(pids, strings.Split(l, "/")[2])
+	for _, p := range list("/proc") {
+		if to, err := os.Readlink("/proc/" + p + "/ns/pid"); err == nil && to == ns && number(p) > 0 {
+			pids = append(pids, p)
 		}
 	}
 	return pids

@@ -32,10 +32,10 @@ const (
 
 // Config is what the warden gets to know.
 type Config struct {
-	Bwrap   string   `json:"bwrap"`
-	Command []string `json:"command"` // argv of bwrap
-	TAP     bool     `json:"tap,omitempty"`
-	Group cgroup.Group `json:"group"` // to start bwrap in, and to remove at the end
+	Bwrap   string       `json:"bwrap"`
+	Command []string     `json:"command"` // argv of bwrap
+	TAP     bool         `json:"tap,omitempty"`
+	Group   cgroup.Group `json:"group"` // to start bwrap in, and to remove at the end
 	// Without a cgroup for them:
 	CPUs   []int    `json:"cpus,omitempty"`   // the processors the sandbox may use
 	Memory int64    `json:"memory,omitempty"` // bytes; watched

@@ -60,8 +60,8 @@ func (g *Group) legacy(h hierarchy, name string, l Limits) error {
 	}
 	parent := filepath.Join(h.mount, h.own)
 	dir := filepath.Join(parent, name)
-	if !makeDir(parent, dir) {
-		return nil
+	if ok, err := makeDir(parent, dir); !ok {
+		return err
 	}
 	g.Dirs = append(g.Dirs, dir)
 	if memory {
@@ -108,9 +108,15 @@ func (g *Group) unified(h hierarchy, name string, l Limits) error {
 		pids := l.PIDs > 0 && g.PIDs == "" && slices.Contains(given, "pids")
 		cpus := l.CPUs > 0 && g.CPUs == "" && slices.Contains(given, "cpu")
 		dir := filepath.Join(parent, name)
-		if (memory || pids || cpus) && unix.Access(filepath.Join(parent, "cgroup.procs"), unix.W_OK) == nil && makeDir(parent, dir) {
-			g.Dirs, g.Unified = append(g.Dirs, dir), dir
-			return g.limitUnified(dir, l, memory, pids, cpus)
+		if (memory || pids || cpus) && unix.Access(filepath.Join(parent, "cgroup.procs"), unix.W_OK) == nil {
+			ok, err := makeDir(parent, dir)
+			if err != nil {
+				return err
+			}
+			if ok {
+				g.Dirs, g.Unified = append(g.Dirs, dir), dir
+				return g.limitUnified(dir, l, memory, pids, cpus)
+			}
 		}
 		if at == "/" || at == "." {
 			return nil
@@ -146,13 +152,17 @@ func (g *Group) limitUnified(dir string, l Limits, memory, pids, cpus bool) erro
 func quota(cpus float64) int { return max(1000, int(math.Floor(cpus*cpuPeriod))) }
 
 // makeDir makes the session's folder and takes away what dead controllers left
-// beside it. False: not ours to make.
-func makeDir(parent, dir string) bool {
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return false
+// beside it. False without an error: it is not ours to make here.
+func makeDir(parent, dir string) (bool, error) {
+	err := os.Mkdir(dir, 0o755)
+	if errors.Is(err, os.ErrExist) {
+		return false, fmt.Errorf("%s exists: the session has a sandbox already", dir)
+	}
+	if err != nil {
+		return false, nil
 	}
 	sweep(parent)
-	return true
+	return true, nil
 }
 
 // sweep removes folders whose controller and warden were both killed. rmdir
