@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -147,7 +148,12 @@ func (s *session) open(ctx context.Context) (err error) {
 	if s.instance, err = s.view.backend.Prepare(ctx, s.view.sandboxSpec()); err != nil {
 		return asExit(vocabulary.ExitNoIsolation, err)
 	}
-	if err = s.gateway.Attach(s.instance.Link()); err != nil {
+	// The gateway has its own descriptor then. The last one to close a TAP waits
+	// for the kernel to take the device down; that is not to be a person.
+	link := s.instance.Link()
+	err = s.gateway.Attach(link)
+	link.Close()
+	if err != nil {
 		return vocabulary.Exitf(vocabulary.ExitNoIsolation, "the egress gateway could not take the sandbox's link: %v", err)
 	}
 	s.control, err = listenControl(s.id, controlOps{
@@ -163,12 +169,14 @@ func (s *session) close() error {
 	if s.control != nil {
 		s.control.Close()
 	}
+	var both sync.WaitGroup
+	if s.gateway != nil {
+		both.Go(func() { s.gateway.Close() })
+	}
 	if s.instance != nil {
 		errs = append(errs, s.instance.Kill())
 	}
-	if s.gateway != nil {
-		s.gateway.Close()
-	}
+	both.Wait()
 	if s.creds != nil {
 		s.creds.Close()
 	}

@@ -203,12 +203,13 @@ func (g *Group) RefusedTasks() int64 {
 	return counter([]byte(read(g.PIDs, "pids.events")), "max")
 }
 
-// Remove removes the folders, and waits up to a second for the last dead
-// process to leave them. Folders that are gone are fine.
+// Remove removes the folders, and waits up to 4 seconds for the last dead
+// process to leave them: one that was orphaned stays until init collects it.
+// Folders that are gone are fine.
 func Remove(dirs []string) error {
 	var first error
 	for _, d := range dirs {
-		deadline := time.Now().Add(time.Second)
+		deadline := time.Now().Add(4 * time.Second)
 		for {
 			err := unix.Rmdir(d)
 			if err == nil || errors.Is(err, os.ErrNotExist) {

@@ -1,0 +1,187 @@
+//go:build linux
+
+package guest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/frame"
+)
+
+// A supervisor that lies: whatever it says, the controller ends the
+// conversation with an error, keeps no descriptor and does not hang.
+func TestHostileSupervisor(t *testing.T) {
+	file, err := os.Create(t.TempDir() + "/f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	elsewhere, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer elsewhere.Close()
+	listener, _ := elsewhere.(*net.TCPListener).File()
+	defer listener.Close()
+	ready := report{Kind: kindReady}
+	for name, c := range map[string]struct {
+		relay int
+		say   []report
+		file  *os.File // with the last
+	}{
+		"ready twice":                {say: []report{ready, ready}},
+		"ready with a file":          {say: []report{ready}, file: file},
+		"a file for a listener":      {relay: 3128, say: []report{ready}, file: file},
+		"another listener":           {relay: 3128, say: []report{ready}, file: listener},
+		"no listener":                {relay: 3128, say: []report{ready}},
+		"failed":                     {say: []report{{Kind: kindFailed, Error: "\x1b]0;evil\x07"}}},
+		"failed after ready":         {say: []report{ready, {Kind: kindFailed}}},
+		"exit of nobody":             {say: []report{ready, {Kind: kindExited, ID: 7}}},
+		"start of nobody":            {say: []report{ready, {Kind: kindStarted, ID: 1}}},
+		"unknown":                    {say: []report{ready, {Kind: "exec"}}},
+		"file for a started command": {say: []report{ready, {Kind: kindStarted, ID: 1}}, file: file},
+		"exit code 256":              {say: []report{ready, {Kind: kindExited, ID: 1, Code: 256}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ours, theirs, err := frame.Pair()
+			if err != nil {
+				t.Fatal(err)
+			}
+			liar, err := frame.New(theirs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer liar.Close()
+			client := NewClient(ours, Setup{RelayPort: c.relay})
+			go func() {
+				for i, r := range c.say {
+					var fs []*os.File
+					if c.file != nil && i == len(c.say)-1 {
+						fs = append(fs, c.file)
+					}
+					liar.Send(time.Now().Add(time.Second), r, fs...)
+				}
+			}()
+			select {
+			case <-client.Done():
+			case <-time.After(5 * time.Second):
+				t.Fatal("the conversation goes on")
+			}
+			if err := client.Err(); err == nil || strings.ContainsAny(err.Error(), "\x1b\x07") {
+				t.Errorf("error %q", err)
+			}
+			if _, err := client.Start(context.Background(), sandbox.Command{Argv: []string{"true"}, Dir: "/"}); !errors.Is(err, ErrGone) {
+				t.Errorf("start afterwards: %v", err)
+			}
+		})
+	}
+}
+
+// A file in the place of a terminal is refused when a command asked for one.
+func TestHostileTerminal(t *testing.T) {
+	ours, theirs, _ := frame.Pair()
+	liar, _ := frame.New(theirs)
+	defer liar.Close()
+	client := NewClient(ours, Setup{})
+	null, _ := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	defer null.Close()
+	go func() {
+		liar.Send(time.Time{}, report{Kind: kindReady})
+		for {
+			var r request
+			if _, err := liar.Receive(&r, frame.MaxPayload, 3); err != nil {
+				return
+			}
+			if r.Start != nil {
+				liar.Send(time.Time{}, report{Kind: kindStarted, ID: r.Start.ID}, null)
+			}
+		}
+	}()
+	if _, err := client.Ready(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Start(context.Background(), sandbox.Command{Argv: []string{"sh"}, Dir: "/", Terminal: true}); err == nil {
+		t.Fatal("accepted /dev/null as a terminal")
+	}
+}
+
+// One that never answers: a start ends with its context.
+func TestSilentSupervisor(t *testing.T) {
+	ours, theirs, _ := frame.Pair()
+	defer theirs.Close()
+	client := NewClient(ours, Setup{})
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := client.Ready(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("ready: %v", err)
+	}
+	client.Close()
+	<-client.Done()
+}
+
+func FuzzReport(f *testing.F) {
+	f.Add([]byte(`{"kind":"started","id":1}`), 0, true)
+	f.Add([]byte(`{"kind":"exited","id":2,"code":3}`), 1, false)
+	f.Fuzz(func(t *testing.T, b []byte, files int, relay bool) {
+		var r report
+		if frame.Decode(b, &r) != nil {
+			return
+		}
+		x := exchange{relay: relay, ready: true, commands: map[uint32]*commandState{1: {terminal: true}, 2: {running: true}}}
+		if x.judge(r, files) != nil {
+			return
+		}
+		switch {
+		case r.Kind == kindStarted && r.ID == 1 && files == 1:
+		case r.Kind == kindRefused && r.ID == 1 && files == 0:
+		case (r.Kind == kindStopped || r.Kind == kindExited && r.Code >= 0 && r.Code < 256) && r.ID == 2 && files == 0:
+		default:
+			t.Fatalf("accepted %+v with %d descriptors", r, files)
+		}
+	})
+}
+
+func FuzzRecord(f *testing.F) {
+	f.Add(record(jobStarted, 7, ""))
+	f.Add(record(jobRefused, 5|jobNotFound, "hello"))
+	f.Add([]byte{jobRefused, 0xff, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		kind, n, text, err := readRecord(bytes.NewReader(b))
+		if err == nil && !bytes.HasPrefix(b, record(kind, n, text)) {
+			t.Fatalf("%q read as %c %d %q", b, kind, n, text)
+		}
+	})
+}
+
+func FuzzRequest(f *testing.F) {
+	seed, _ := json.Marshal(request{Start: &start{ID: 1, Argv: [][]byte{[]byte("a")}, Dir: []byte("/")}})
+	f.Add(seed)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var r request
+		if frame.Decode(b, &r) == nil && r.Start != nil && r.Start.validate() == nil {
+			for _, c := range candidates(string(r.Start.Argv[0]), string(r.Start.Dir), stringsOf(r.Start.Env)) {
+				if c[0] != '/' || strings.ContainsRune(c, 0) {
+					t.Fatalf("candidate %q", c)
+				}
+			}
+		}
+	})
+}
+
+func FuzzClean(f *testing.F) {
+	f.Add("\x1b[31m\u202e\xff")
+	f.Fuzz(func(t *testing.T, s string) {
+		if c := clean(s); strings.ContainsAny(c, "\x1b\x00\r\n\u202e\u200b") || len([]rune(c)) > maxText+1 {
+			t.Fatalf("%q", c)
+		}
+	})
+}
