@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	v1 "github.com/bulkhead-dev/bulkhead/api/v1"
@@ -41,7 +40,7 @@ type Log struct {
 // Create opens path for appending; it must be absent or a regular file. The
 // file gets mode 0600.
 func Create(path string, session vocabulary.SessionID, degraded bool) (*Log, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|noFollow, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("event log: %w", err)
 	}

@@ -24,14 +24,6 @@ type controlServer struct {
 	ops  controlOps
 }
 
-// controlOps are what a peer of the same user may do.
-type controlOps struct {
-	info   func() Info
-	stop   func()
-	revoke func() error
-	exec   func(ctx context.Context, argv []string, term string, cmd sandbox.Command) (sandbox.Process, error)
-}
-
 func listenControl(id vocabulary.SessionID, ops controlOps) (*controlServer, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {

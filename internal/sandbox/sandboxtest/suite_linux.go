@@ -378,7 +378,7 @@ func terminal(t *testing.T, i sandbox.Instance, argv ...string) (sandbox.Process
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	p, err := i.Start(ctx, sandbox.Command{Argv: argv, Env: append([]string{"TERM=xterm"}, Env...), Dir: "/", Terminal: true, Rows: 24, Cols: 80})
+	p, err := i.Start(ctx, sandbox.Command{Argv: argv, Env: append([]string{"TERM=xterm", "PS1=prompt> "}, Env...), Dir: "/", Terminal: true, Rows: 24, Cols: 80})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -423,8 +423,10 @@ func testTerminal(t *testing.T, b sandbox.Backend) {
 	s.expect("winch\r\n20 40")
 	s.send("cat\r")
 	s.send("typed\r")
-	s.expect("typed")
-	s.send("\x03") // Ctrl-C ends cat, not the shell
+	s.expect("typed\r\n")
+	s.expect("typed\r\n") // once echoed by the terminal, once by cat
+	s.send("\x03")        // Ctrl-C ends cat, not the shell
+	s.expect("prompt> ")
 	s.send("echo ali''ve\r")
 	s.expect("alive")
 	s.send("exit 3\r")
