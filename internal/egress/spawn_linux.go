@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bulkhead-dev/bulkhead/internal/childproc"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/confine"
 )
 
 // controlFD is the gateway's end of the control connection.
@@ -39,7 +40,7 @@ func (g *Gateway) spawn() (*net.UnixConn, error) {
 		// A group of its own: the terminal's Ctrl-C is not for the gateway.
 		SysProcAttr: &unix.SysProcAttr{Setpgid: true},
 	}
-	if err := g.cmd.Start(); err != nil {
+	if err := confine.StartBounded(g.cmd.Start); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("starting the gateway: %w", err)
 	}

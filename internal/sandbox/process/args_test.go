@@ -20,7 +20,7 @@ func TestRefusedMounts(t *testing.T) {
 	host := t.TempDir()
 	os.MkdirAll(host+"/real", 0o755)
 	os.Symlink("real", host+"/link")
-	work := vocabulary.Mount{Kind: vocabulary.BindRW, Source: host, Target: "/work"}
+	work := vocabulary.Mount{Kind: vocabulary.BindRW, Source: host, Target: "/ws"}
 	for name, m := range map[string]vocabulary.Mount{
 		"relative target":      {Kind: vocabulary.BindRO, Source: "/usr", Target: "usr"},
 		"unclean target":       {Kind: vocabulary.BindRO, Source: "/usr", Target: "/a/../usr"},
@@ -34,9 +34,9 @@ func TestRefusedMounts(t *testing.T) {
 		"root later":           {Kind: vocabulary.BindRO, Source: "/", Target: "/"},
 		"host's proc rw":       {Kind: vocabulary.BindRW, Source: "/proc/sys", Target: "/x"},
 		"negative size":        {Kind: vocabulary.Tmpfs, Target: "/x", Size: -1},
-		"created on the host":  {Kind: vocabulary.MaskDir, Target: "/work/missing"},
-		"link on the way":      {Kind: vocabulary.MaskDir, Target: "/work/link"},
-		"link further up":      {Kind: vocabulary.MaskDir, Target: "/work/link/x"},
+		"created on the host":  {Kind: vocabulary.MaskDir, Target: "/ws/missing"},
+		"link on the way":      {Kind: vocabulary.MaskDir, Target: "/ws/link"},
+		"link further up":      {Kind: vocabulary.MaskDir, Target: "/ws/link/x"},
 		"link without a name":  {Kind: vocabulary.Symlink, Target: "/x"},
 		"set-uid bits unknown": {Kind: vocabulary.Tmpfs, Target: "/x", Perm: 0o10000},
 	} {

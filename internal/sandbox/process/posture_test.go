@@ -24,7 +24,7 @@ func TestPosture(t *testing.T) {
 	sandboxtest.EachUser(t, func(t *testing.T) {
 		host := t.TempDir()
 		spec := sandboxtest.Spec(sandbox.NetNone,
-			vocabulary.Mount{Kind: vocabulary.BindRW, Source: host, Target: "/work", Why: "test"},
+			vocabulary.Mount{Kind: vocabulary.BindRW, Source: host, Target: "/ws", Why: "test"},
 			vocabulary.Mount{Kind: vocabulary.MaskDir, Target: "/usr/share", Why: "test"},
 			vocabulary.Mount{Kind: vocabulary.MaskFile, Target: "/usr/bin/env", Why: "test"})
 		i := sandboxtest.Prepare(t, &Backend{}, spec)
@@ -191,7 +191,7 @@ func withoutOwnCovers(mounts []string) []string {
 }
 
 func expectedRoot() []string {
-	root := []string{"dev", "etc", "opt", "proc", "run", "tmp", "usr", "work"}
+	root := []string{"dev", "etc", "opt", "proc", "run", "tmp", "usr", "ws"}
 	for _, d := range []string{"bin", "sbin", "lib", "lib64", "lib32", "libx32"} {
 		if _, err := os.Lstat("/" + d); err == nil {
 			root = append(root, d)
