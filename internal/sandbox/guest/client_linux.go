@@ -154,8 +154,12 @@ func (c *Client) Start(ctx context.Context, cmd sandbox.Command) (*Process, erro
 		if f == nil {
 			continue
 		}
-		if err := checkStdio(f); err != nil {
+		null, err := checkStdio(f)
+		if err != nil {
 			return nil, fmt.Errorf("descriptor %d for %s: %w", i, cmd.Argv[0], err)
+		}
+		if s.Null[i] = null; null {
+			continue
 		}
 		s.Stdio[i] = true
 		files = append(files, f)
@@ -317,9 +321,11 @@ func checkListener(f *os.File, port int) error {
 }
 
 // checkStdio refuses what must not get into a sandbox, see sandbox.Command: a
-// terminal could be typed into, a directory is a door, a socket a way out.
-func checkStdio(f *os.File) error {
-	return control(f, func(fd int) error {
+// terminal could be typed into, a directory is a door, a socket a way out, and
+// of a file or device the owner could change mode and times. null says that it
+// is /dev/null, for which the guest takes the sandbox's own.
+func checkStdio(f *os.File) (null bool, err error) {
+	err = control(f, func(fd int) error {
 		var st unix.Stat_t
 		if err := unix.Fstat(fd, &st); err != nil {
 			return err
@@ -328,11 +334,8 @@ func checkStdio(f *os.File) error {
 		case unix.S_IFIFO:
 			return nil
 		case unix.S_IFCHR:
-			if unix.Major(st.Rdev) == 1 { // null, zero, full, random: the memory devices that --dev shows too
-				switch unix.Minor(st.Rdev) {
-				case 3, 5, 7, 8, 9:
-					return nil
-				}
+			if null = st.Rdev == unix.Mkdev(1, 3); null {
+				return nil
 			}
 			return errors.New("a terminal or device of the host can't be given to a sandbox (use a pipe)")
 		case unix.S_IFDIR:
@@ -342,6 +345,7 @@ func checkStdio(f *os.File) error {
 		}
 		return errors.New("a file of the host can't be given to a sandbox (use a pipe)")
 	})
+	return null, err
 }
 
 func control(f *os.File, do func(fd int) error) error {

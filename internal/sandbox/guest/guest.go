@@ -70,6 +70,7 @@ type start struct {
 	Rows     uint16   `json:"rows,omitempty"`
 	Cols     uint16   `json:"cols,omitempty"`
 	Stdio    [3]bool  `json:"stdio"` // which descriptors come with the message
+	Null     [3]bool  `json:"null"`  // which are the sandbox's own /dev/null
 }
 
 type signalRequest struct {

@@ -187,6 +187,11 @@ func (s *supervisor) start(r startRequest) {
 		return
 	}
 	defer null.Close()
+	for i, wanted := range r.Null {
+		if wanted && stdio[i] == nil {
+			stdio[i] = null
+		}
+	}
 	if r.Terminal {
 		if f := s.startJob(r.start, stdio); f != nil {
 			refuse(f)

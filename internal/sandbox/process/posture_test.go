@@ -99,10 +99,15 @@ func expectedMounts(t *testing.T, spec sandbox.Spec) []string {
 	t.Helper()
 	const ro, rw = "ro,nosuid,nodev", "rw,nosuid,nodev"
 	fs := fileSystem
+	// Root owns the host's nodes, so the mounts that show them are read-only.
+	devices := "rw,nosuid"
+	if os.Geteuid() == 0 {
+		devices = "ro,nosuid"
+	}
 	mounts := []string{"/ tmpfs " + ro, "/proc proc rw,nosuid,nodev,noexec", "/dev tmpfs " + ro, "/dev/pts devpts rw,nosuid,noexec",
 		"/dev/shm tmpfs " + rw, "/run/bulkhead/bulkhead " + fs(t, "/proc/self/exe") + " " + ro}
 	for _, d := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
-		mounts = append(mounts, "/dev/"+d+" "+fs(t, "/dev/"+d)+" rw,nosuid")
+		mounts = append(mounts, "/dev/"+d+" "+fs(t, "/dev/"+d)+" "+devices)
 	}
 	for _, p := range readOnlyProc {
 		if _, err := os.Stat(p); err != nil {

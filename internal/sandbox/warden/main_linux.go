@@ -97,6 +97,11 @@ func (k *keeper) start(files []*os.File) error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("warden: becoming undumpable: %w", err)
 	}
+	if k.cfg.SealDevices {
+		if err := sealDevices(); err != nil {
+			return err
+		}
+	}
 	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("warden: %w", err)
@@ -131,6 +136,24 @@ func (k *keeper) start(files []*os.File) error {
 		}
 		k.report(Report{Kind: KindTAP}, tap)
 		tap.Close()
+	}
+	return nil
+}
+
+// sealDevices makes /dev read-only in this process's own mount namespace. bwrap
+// shows the host's device nodes inside, and root inside owns them: on a writable
+// mount he could change the mode of the host's /dev/null. Reading and writing
+// the devices themselves is not affected.
+func sealDevices() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("warden: separating its mounts: %w", err)
+	}
+	if err := unix.Mount("/dev", "/dev", "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("warden: binding /dev: %w", err)
+	}
+	ro := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(unix.AT_FDCWD, "/dev", unix.AT_RECURSIVE, &ro); err != nil {
+		return fmt.Errorf("warden: making /dev read-only: %w", err)
 	}
 	return nil
 }

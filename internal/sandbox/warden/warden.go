@@ -40,6 +40,9 @@ type Config struct {
 	CPUs   []int    `json:"cpus,omitempty"`   // the processors the sandbox may use
 	Memory int64    `json:"memory,omitempty"` // bytes; watched
 	Tmpfs  []string `json:"tmpfs,omitempty"`  // mounts inside that use memory, for the watch
+	// SealDevices makes the host's /dev read-only for the sandbox; Start sets it
+	// for root, who owns the nodes.
+	SealDevices bool `json:"seal_devices,omitempty"`
 	// Files counts the descriptors that follow: the guest's socket, the
 	// arguments, the data files.
 	Files int `json:"files"`
