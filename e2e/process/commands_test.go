@@ -31,11 +31,16 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"eventlog":  cmdEventLog,
 	"waitfile":  cmdWaitFile,
 	"waitgone":  cmdWaitGone,
+	"waithere":  cmdWaitHere,
 	"readenv":   cmdReadEnv,
 	"sigkill":   cmdSigkill,
 	"jsonfield": cmdJSONField,
 	"binonly":   cmdBinOnly,
 	"empty":     cmdEmpty,
+	"arrived":   cmdArrived,
+	"gitserver": cmdGitServer,
+	"screen":    cmdScreen,
+	"asuser":    cmdAsUser,
 }
 
 // exits CODE COMMAND [ARGS]: runs it and compares the exit code; stdout and
@@ -163,11 +168,13 @@ func cmdEventLog(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-func eventually(ts *testscript.TestScript, what string, f func() bool) {
-	deadline := time.Now().Add(patience)
+func eventually(ts *testscript.TestScript, what string, f func() bool) { within(ts, patience, what, f) }
+
+func within(ts *testscript.TestScript, limit time.Duration, what string, f func() bool) {
+	deadline := time.Now().Add(limit)
 	for !f() {
 		if time.Now().After(deadline) {
-			ts.Fatalf("%s: not within %v", what, patience)
+			ts.Fatalf("%s: not within %v", what, limit)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -188,13 +195,48 @@ func cmdWaitFile(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// waitgone TEXT: waits until no process of the host has TEXT in its command
-// line. The stories put a marker there.
+// waitgone TEXT [TIME]: waits until no process of the host has TEXT in its
+// command line. The stories put a marker there. It may take TIME.
 func cmdWaitGone(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: waitgone TEXT")
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: waitgone TEXT [TIME]")
 	}
-	eventually(ts, "waitgone "+args[0], func() bool { return len(processes(args[0])) == 0 })
+	limit := patience
+	if len(args) == 2 {
+		var err error
+		limit, err = time.ParseDuration(args[1])
+		ts.Check(err)
+	}
+	within(ts, limit, "waitgone "+args[0], func() bool { return len(processes(args[0])) == 0 })
+}
+
+// waithere TEXT: waits until a process has the command line TEXT, arguments
+// separated by spaces, or the last argument TEXT.
+func cmdWaitHere(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: waithere TEXT")
+	}
+	want := strings.ReplaceAll(args[0], " ", "\x00") + "\x00"
+	eventually(ts, "waithere "+args[0], func() bool {
+		for _, pid := range processes(want) {
+			data, err := os.ReadFile("/proc/" + pid + "/cmdline")
+			if err == nil && (string(data) == want || bytes.HasSuffix(data, []byte("\x00"+want)) && bytes.Count(data, []byte{0}) == 2) {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// asuser COMMAND [ARGS]: as exec, as the ordinary user of the tests; for root's
+// run only.
+func cmdAsUser(ts *testscript.TestScript, neg bool, args []string) {
+	u, err := findOrdinaryUser()
+	ts.Check(err)
+	args = append([]string{"--reuid", u.Uid, "--regid", u.Gid, "--clear-groups", "--", "env", "HOME=" + u.HomeDir}, args...)
+	if err := ts.Exec("setpriv", args...); (err != nil) != neg {
+		ts.Fatalf("asuser: %v", err)
+	}
 }
 
 func processes(marker string) []string {

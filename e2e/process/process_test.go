@@ -4,7 +4,10 @@
 //
 // The whole suite runs twice where it can: as the user of the test run and, if
 // that is root, as an ordinary user as well (BULKHEAD_TEST_USER, otherwise
-// bulkhead-test, which scripts/install-deps creates).
+// bulkhead-test, which scripts/install-deps creates). Whichever network these
+// two got from this host, a TAP or the relay, the stories about the network run
+// a third and a fourth time with the other one: root makes a private mount
+// namespace in which /dev/net/tun is open to all, or not there.
 package process
 
 import (
@@ -27,10 +30,20 @@ import (
 // the ordinary user can read them too: the clone may lie in root's home.
 var shared string
 
-const sharedEnv = "BULKHEAD_E2E_SHARED"
+const (
+	sharedEnv  = "BULKHEAD_E2E_SHARED"
+	networkEnv = "BULKHEAD_E2E_NETWORK" // what a further run must find: tap or relay
+)
+
+// networkStories are those that depend on how the network is made.
+const networkStories = "^(no_network|http_grant|relay|upstream_tls|streaming|credentials|revoke|lang_.*)$"
 
 func TestMain(m *testing.M) {
 	if shared = os.Getenv(sharedEnv); shared != "" {
+		if want := os.Getenv(networkEnv); want != "" && (want == "tap") != canTAP() {
+			fmt.Fprintf(os.Stderr, "e2e/process: the network was to be %s; /dev/net/tun can be opened: %v\n", want, canTAP())
+			os.Exit(1)
+		}
 		os.Exit(m.Run())
 	}
 	dir, err := prepare()
@@ -54,11 +67,13 @@ func prepare() (dir string, err error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return "", err
 	}
-	build := exec.Command("go", "build", "-o", filepath.Join(dir, "bin")+"/", "./cmd/bulkhead")
-	build.Dir = "../.."
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building bulkhead: %w\n%s", err, out)
+	for _, program := range []string{"./cmd/bulkhead", "./e2e/process/testdata/goclient"} {
+		build := exec.Command("go", "build", "-o", filepath.Join(dir, "bin")+"/", program)
+		build.Dir = "../.."
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("building %s: %w\n%s", program, err, out)
+		}
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -120,41 +135,98 @@ func TestStoriesAsOrdinaryUser(t *testing.T) {
 		t.Logf("this run is uid %d already: TestStories is the ordinary user's run; not proven here: the same as root", os.Getuid())
 		return
 	}
-	u := ordinaryUser(t)
-	ctx, cancel := context.WithTimeout(context.Background(), suiteTime+time.Minute)
-	defer cancel()
-	args := []string{"--reuid", u.Uid, "--regid", u.Gid, "--clear-groups", "--",
-		filepath.Join(shared, "process.test"), "-test.run", "^TestStories$"}
-	if f := os.Getenv("BULKHEAD_E2E_RUN"); f != "" {
-		args[len(args)-1] = "^TestStories$/" + f
+	again(t, ordinaryUser(t), "", os.Getenv("BULKHEAD_E2E_RUN"))
+}
+
+// TestNetworkStoriesAsOrdinaryUserOverTAP proves that a TAP needs no privilege
+// but the device's permission, which most distributions give to everyone.
+func TestNetworkStoriesAsOrdinaryUserOverTAP(t *testing.T) {
+	again(t, ordinaryUser(t), "tap", networkStories)
+}
+
+func TestNetworkStoriesAsOrdinaryUserOverTheRelay(t *testing.T) {
+	again(t, ordinaryUser(t), "relay", networkStories)
+}
+
+func TestNetworkStoriesAsRootOverTheRelay(t *testing.T) {
+	again(t, nil, "relay", networkStories)
+}
+
+// again runs stories in a process of their own: as u (nil: as now), with the
+// network given (empty: as it is).
+func again(t *testing.T, u *user.User, network, stories string) {
+	t.Helper()
+	if os.Getenv(sharedEnv) != "" {
+		return // this is such a process
 	}
+	if os.Getuid() != 0 {
+		t.Skipf("uid %d cannot change users or mounts; not proven in this run: these stories as another user or with another network", os.Getuid())
+	}
+	var args []string
+	if network != "" {
+		make := "mount -t tmpfs -o mode=755 none /dev/net"
+		if network == "tap" {
+			make += " && mknod -m 666 /dev/net/tun c 10 200"
+		}
+		args = []string{"unshare", "--mount", "--propagation", "private", "--", "sh", "-ec", make + ` && exec "$@"`, "sh"}
+		try := append(args[1:len(args):len(args)], "true")
+		if network == "tap" {
+			try[len(try)-1] = "sh"
+			try = append(try, "-c", ": <>/dev/net/tun")
+		}
+		if out, err := exec.Command(args[0], try...).CombinedOutput(); err != nil {
+			t.Skipf("no private /dev/net/tun can be made here; not proven in this run: %s (%v)\n%s", network, err, out)
+		}
+	}
+	env := []string{sharedEnv + "=" + shared, networkEnv + "=" + network, "PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}
+	if u != nil {
+		args = append(args, "setpriv", "--reuid", u.Uid, "--regid", u.Gid, "--clear-groups", "--")
+		env = append(env[:3], "HOME="+u.HomeDir, "USER="+u.Username)
+	}
+	pattern := "^TestStories$"
+	if stories != "" {
+		pattern += "/" + stories
+	}
+	args = append(args, filepath.Join(shared, "process.test"), "-test.run", pattern)
 	if testing.Verbose() {
 		args = append(args, "-test.v")
 	}
-	cmd := exec.CommandContext(ctx, "setpriv", args...)
-	cmd.Dir = shared
-	cmd.Env = []string{sharedEnv + "=" + shared, "PATH=" + os.Getenv("PATH"), "HOME=" + u.HomeDir, "USER=" + u.Username}
+	ctx, cancel := context.WithTimeout(context.Background(), suiteTime+time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Dir, cmd.Env = shared, env
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		t.Fatalf("as %s: %v\n%s", u.Username, err, out)
+		t.Fatalf("%v: %v\n%s", args, err, out)
 	}
-	t.Logf("as %s:\n%s", u.Username, out)
+	t.Logf("%v:\n%s", args, out)
 }
 
 func ordinaryUser(t *testing.T) *user.User {
 	t.Helper()
+	if os.Getuid() != 0 {
+		return nil
+	}
+	u, err := findOrdinaryUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+func findOrdinaryUser() (*user.User, error) {
 	name := os.Getenv("BULKHEAD_TEST_USER")
 	if name == "" {
 		name = "bulkhead-test"
 	}
 	u, err := user.Lookup(name)
 	if err != nil {
-		t.Fatalf("no ordinary user to run as: %v\nmake one with scripts/install-deps test, or name one in BULKHEAD_TEST_USER", err)
+		return nil, fmt.Errorf("no ordinary user to run as: %w\nmake one with scripts/install-deps test, or name one in BULKHEAD_TEST_USER", err)
 	}
 	if u.Uid == "0" {
-		t.Fatalf("BULKHEAD_TEST_USER=%s is root", name)
+		return nil, fmt.Errorf("BULKHEAD_TEST_USER=%s is root", name)
 	}
-	return u
+	return u, nil
 }
 
 // setup gives each story a home, a workspace in it, and nothing of ours.
@@ -180,17 +252,38 @@ func condition(cond string) (bool, error) {
 	case cond == "root":
 		return os.Getuid() == 0, nil
 	case cond == "tap":
-		// What a session decides by: can the device be opened?
-		f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
-		if err == nil {
-			f.Close()
-		}
-		return err == nil, nil
+		return canTAP(), nil
+	case cond == "tiocsti":
+		// Since Linux 6.2 a host may refuse it to everyone.
+		data, err := os.ReadFile("/proc/sys/dev/tty/legacy_tiocsti")
+		return err != nil || strings.TrimSpace(string(data)) != "0", nil
+	case cond == "node-proxy":
+		// Node reads HTTP_PROXY, when told to, from 22.21 and 24.5 on.
+		out, err := exec.Command("node", "-p", "process.versions.node").Output()
+		var major, minor int
+		fmt.Sscanf(string(out), "%d.%d", &major, &minor)
+		return major > 24 || major == 24 && minor >= 5 || major == 22 && minor >= 21, err
+	case cond == "requests-proxy":
+		out, err := exec.Command("/usr/bin/python3", "-c", "import requests; print(requests.__version__)").Output()
+		var major, minor int
+		fmt.Sscanf(string(out), "%d.%d", &major, &minor)
+		return major > 2 || major == 2 && minor >= 29, err
+	case strings.HasPrefix(cond, "python:"):
+		return exec.Command("/usr/bin/python3", "-c", "import "+strings.TrimPrefix(cond, "python:")).Run() == nil, nil
 	case strings.HasPrefix(cond, "path:"):
 		_, err := os.Stat(strings.TrimPrefix(cond, "path:"))
 		return err == nil, nil
 	}
 	return false, fmt.Errorf("no condition %q", cond)
+}
+
+// canTAP is what a session decides by: can the device be opened?
+func canTAP() bool {
+	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	if err == nil {
+		f.Close()
+	}
+	return err == nil
 }
 
 // TestDocumentedPoliciesAreValid keeps the examples honest: the README's policy

@@ -133,7 +133,7 @@ func TestPosture(t *testing.T) {
 			"Max data size":  fmt.Sprintf("%d %d", confine.MaxData, confine.MaxData),
 			"Max open files": fmt.Sprintf("%d %d", confine.MaxFiles, confine.MaxFiles),
 		},
-		Env: []string{"GODEBUG=containermaxprocs=0,updatemaxprocs=0", "GOTRACEBACK=single"},
+		Env: []string{"GODEBUG=containermaxprocs=0,updatemaxprocs=0", "GOTRACEBACK=single", "GOMAXPROCS=1"},
 		Exe: true, Cwd: "/",
 	}
 	if diff := cmp.Diff(want, readPosture(t, r.gw.PID())); diff != "" {

@@ -356,6 +356,35 @@ func TestSOCKS(t *testing.T) {
 	}
 }
 
+// A response that has no Content-Type, Date or body keeps having none.
+func TestAnswersPassUnchanged(t *testing.T) {
+	up := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header()["Content-Type"] = nil
+		w.Header().Set("Set-Cookie", "a=b")
+		switch r.URL.Path {
+		case "/204":
+			w.WriteHeader(204)
+		case "/304":
+			w.Header().Set("Etag", `"x"`)
+			w.WriteHeader(304)
+		default:
+			w.Header().Set("Content-Length", "6")
+			io.WriteString(w, "<html>")
+		}
+	}), "other.test")
+	r := startRelay(t, nil, up)
+	for path, want := range map[string]int{"/204": 204, "/304": 304, "/": 200} {
+		resp, body := get(t, r.client(), "https://other.test"+path)
+		if resp.StatusCode != want || resp.Header["Content-Type"] != nil || resp.Header.Get("Set-Cookie") != "a=b" || (body != "") != (want == 200) {
+			t.Errorf("%s: %s %v %q", path, resp.Status, resp.Header, body)
+		}
+	}
+	resp, _ := get(t, r.client(), "https://other.test/", func(r *http.Request) { r.Method = "HEAD" })
+	if resp.ContentLength != 6 {
+		t.Errorf("HEAD: %v", resp.Header)
+	}
+}
+
 func TestEventFloodIsCounted(t *testing.T) {
 	r := startRelay(t, nil)
 	const n = 1500

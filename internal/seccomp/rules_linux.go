@@ -52,7 +52,10 @@ func rules(o Options) []rule {
 		{why: "some personalities switch off protections of the kernel", errno: unix.EPERM, syscalls: []string{"personality"},
 			// Query, Linux, Linux without address randomisation (debuggers), 32-bit uname, uname 2.6.
 			only: anyOf(0, 0xffffffff, 0, 0x0040000, 0x0008, 0x0020000, 0x0020008)},
-		{why: "only Unix, IPv4 and IPv6 sockets and route queries; no raw or packet sockets", errno: unix.EAFNOSUPPORT,
+		{why: "lowers the limits of other processes, pid 1 included, which would then serve no further command",
+			syscalls: []string{"prlimit64"}, errno: unix.EPERM,
+			when: []alternative{{{arg: 0, op: bits32, value: ^uint32(0)}, {arg: 2, op: above64, value: 0}}}},
+		{why: "only TCP, UDP, Unix sockets and route queries; no raw or packet sockets, nothing that loads a kernel module", errno: unix.EAFNOSUPPORT,
 			syscalls: []string{"socket"}, only: sockets()},
 		{why: "types into a terminal (TIOCSTI), pastes into a console (TIOCLINUX), loads line disciplines (TIOCSETD)",
 			syscalls: []string{"ioctl"}, errno: unix.EPERM, when: anyOf(1, unix.TIOCSTI, 0x541C, unix.TIOCSETD)},
@@ -102,8 +105,7 @@ func anyOf(arg int, values ...uint32) []alternative {
 	return as
 }
 
-// sockets lists the allowed sockets as family and type, and protocol for
-// netlink.
+// sockets lists the allowed sockets as family, type and protocol.
 func sockets() []alternative {
 	var as []alternative
 	add := func(family uint32, types []uint32, more ...test) {
@@ -115,8 +117,15 @@ func sockets() []alternative {
 		}
 	}
 	add(unix.AF_UNIX, []uint32{unix.SOCK_STREAM, unix.SOCK_DGRAM, unix.SOCK_SEQPACKET})
-	add(unix.AF_INET, []uint32{unix.SOCK_STREAM, unix.SOCK_DGRAM})
-	add(unix.AF_INET6, []uint32{unix.SOCK_STREAM, unix.SOCK_DGRAM})
+	// Asking for SCTP, DCCP or SMC makes the host's kernel load their modules.
+	for _, family := range []uint32{unix.AF_INET, unix.AF_INET6} {
+		for _, protocol := range []uint32{0, unix.IPPROTO_TCP, unix.IPPROTO_MPTCP} {
+			add(family, []uint32{unix.SOCK_STREAM}, test{arg: 2, op: equal32, mask: ^uint32(0), value: protocol})
+		}
+		for _, protocol := range []uint32{0, unix.IPPROTO_UDP} {
+			add(family, []uint32{unix.SOCK_DGRAM}, test{arg: 2, op: equal32, mask: ^uint32(0), value: protocol})
+		}
+	}
 	add(unix.AF_NETLINK, []uint32{unix.SOCK_RAW, unix.SOCK_DGRAM},
 		test{arg: 2, op: equal32, mask: ^uint32(0), value: unix.NETLINK_ROUTE})
 	return as

@@ -2,7 +2,9 @@ package session
 
 import (
 	"context"
+	"errors"
 	"os"
+	"syscall"
 
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
 	"github.com/bulkhead-dev/bulkhead/internal/terminal"
@@ -23,7 +25,11 @@ func relay(ctx context.Context, stdin, stdout, stderr *os.File, cmd sandbox.Comm
 	if err != nil {
 		return 0, asExit(vocabulary.ExitBulkheadFailed, err)
 	}
-	return streams.Run(ctx, proc, terminal.Options{})
+	code, err := streams.Run(ctx, proc, terminal.Options{})
+	if errors.Is(err, terminal.ErrHungUp) {
+		return 128 + int(syscall.SIGHUP), nil
+	}
+	return code, err
 }
 
 // Exec runs a further command in a running session, with the caller's streams.

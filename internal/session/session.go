@@ -24,9 +24,11 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/broker"
 	"github.com/bulkhead-dev/bulkhead/internal/catalog"
 	"github.com/bulkhead-dev/bulkhead/internal/egress"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/wire"
 	"github.com/bulkhead-dev/bulkhead/internal/event"
 	"github.com/bulkhead-dev/bulkhead/internal/policy"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
@@ -63,7 +65,11 @@ type session struct {
 	control  *controlServer
 	revoked  atomic.Bool
 	stop     context.CancelCauseFunc
+	told     bool // why the sandbox ended is in the answer already
 }
+
+// endPatience bounds the wait for the rest of a sandbox of which one part died.
+const endPatience = 5 * time.Second
 
 var (
 	errStopped = errors.New("stopped by: bulkhead session stop")
@@ -118,7 +124,7 @@ func (s *session) open(ctx context.Context) (err error) {
 	if s.view, err = look(s.opts, s.id); err != nil {
 		return err
 	}
-	if s.log, err = openLog(s.opts.Events, s.id); err != nil {
+	if s.log, err = openLog(s.opts.Events, s.id, s.view.layout.Mounts); err != nil {
 		return err
 	}
 	if s.creds, err = s.openBroker(ctx); err != nil {
@@ -154,7 +160,11 @@ func (s *session) open(ctx context.Context) (err error) {
 	err = s.gateway.Attach(link)
 	link.Close()
 	if err != nil {
-		return vocabulary.Exitf(vocabulary.ExitNoIsolation, "the egress gateway could not take the sandbox's link: %v", err)
+		code := vocabulary.ExitBulkheadFailed // it died
+		if errors.As(err, new(*wire.RemoteError)) {
+			code = vocabulary.ExitNoIsolation // it says what this host lacks
+		}
+		return vocabulary.Exitf(code, "the egress gateway could not take the sandbox's link: %v\nnothing was started", err)
 	}
 	s.control, err = listenControl(s.id, controlOps{
 		info: s.info, stop: func() { s.stop(errStopped) }, revoke: s.revoke, exec: s.exec,
@@ -174,7 +184,9 @@ func (s *session) close() error {
 		both.Go(func() { s.gateway.Close() })
 	}
 	if s.instance != nil {
-		errs = append(errs, s.instance.Kill())
+		if err := s.instance.Kill(); !s.told {
+			errs = append(errs, err)
+		}
 	}
 	both.Wait()
 	if s.creds != nil {
@@ -227,13 +239,23 @@ func (s *session) verdictOn(ctx context.Context, err error) (int, error) {
 	case cause != nil:
 		return 0, vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "%v\nthe session was ended; its events: %s", cause, s.log.Path())
 	}
+	// A part that died takes the others along in a moment, and only then is it
+	// known which one was the first.
+	patience := time.Duration(0)
+	if errors.Is(err, guest.ErrGone) {
+		patience = endPatience
+	}
 	select {
 	case <-s.instance.Done():
-		if cause := s.instance.Cause(); cause != nil {
+	case <-time.After(patience):
+	}
+	if cause := s.instance.Cause(); cause != nil {
+		s.told = true
+		if l, ok := s.instance.(interface{ Exceeded() []string }); ok && len(l.Exceeded()) > 0 {
 			s.opts.Notice("the session was ended: %v", cause)
 			return killed, nil
 		}
-	default:
+		return 0, vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "%v\nthe session was ended; its events: %s", cause, s.log.Path())
 	}
 	return 0, asExit(vocabulary.ExitBulkheadFailed, err)
 }

@@ -23,6 +23,8 @@ const (
 	// of the end. Terminals answer in a few milliseconds, over ssh in a round trip.
 	answerTime  = 100 * time.Millisecond
 	recentQuery = 500 * time.Millisecond
+	// hangUpTime is for the command to end by itself when the terminal is closed.
+	hangUpTime = time.Second
 	// lookTime is how often a relay in the background looks whether it is in
 	// the foreground again. Shells say so with SIGCONT; this is for the others.
 	lookTime = time.Second
@@ -74,8 +76,8 @@ func setSigaction(sig syscall.Signal, set, kept *sigaction) error {
 
 // Run carries the streams until the command has ended and everything that it
 // wrote is written. It returns the command's exit code; an error if the sandbox
-// died, if ctx ended (the command may still run then), or if a stream could not
-// be written. The user's terminal is restored in every case. Signals that reach
+// died, if ctx ended or the terminal was closed (the command may still run then),
+// or if a stream could not be written. The user's terminal is restored in every case. Signals that reach
 // this process meanwhile are forwarded to the command.
 func (r *Relay) Run(ctx context.Context, proc Process, opt Options) (code int, err error) {
 	defer r.Close()
@@ -115,6 +117,7 @@ func (r *Relay) Run(ctx context.Context, proc Process, opt Options) (code int, e
 	look := time.NewTicker(lookTime)
 	defer look.Stop()
 	hungUp := s.hungUp
+	var abandoned <-chan time.Time
 	for {
 		select {
 		case e := <-ended:
@@ -149,6 +152,9 @@ func (r *Relay) Run(ctx context.Context, proc Process, opt Options) (code int, e
 			// The user's terminal is gone: so is the sandbox's.
 			hungUp = nil
 			s.closeMaster()
+			abandoned = time.After(hangUpTime)
+		case <-abandoned:
+			return 0, ErrHungUp
 		}
 	}
 }

@@ -37,7 +37,15 @@
 // Linux only; elsewhere Plan fails.
 package terminal
 
-import "os"
+import (
+	"errors"
+	"os"
+)
+
+// ErrHungUp is the error of a run whose terminal was closed and whose command
+// did not end by that. Whoever started it is to end it: nobody can reach it any
+// more.
+var ErrHungUp = errors.New("the terminal was closed")
 
 // Process is what Run needs of a command in a sandbox; sandbox.Process has it.
 type Process interface {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -386,6 +387,36 @@ func TestTerminalGoesAway(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	t.Error("the command inside was not hung up")
+}
+
+// A command that ignores the hangup does not keep the run going: its caller is
+// told, and ends it.
+func TestTerminalGoesAwayAndNobodyMinds(t *testing.T) {
+	dir := programs(t)
+	pids := filepath.Join(dir, "pid")
+	cmd := exec.Command(filepath.Join(dir, "run"), "sh", "-c", "trap '' HUP; echo $$ >"+pids+"; echo up; sleep 20")
+	c := start(t, cmd, &pty.Winsize{Rows: 24, Cols: 80})
+	c.expect("up")
+	t.Cleanup(func() {
+		b, _ := os.ReadFile(pids)
+		if pid, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
+	closed := time.Now()
+	c.pty.Close()
+	for range 600 {
+		// Waited for by start: a zombie has no command line, and nor has one that is gone.
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", cmd.Process.Pid))
+		if err != nil || len(b) == 0 {
+			if d := time.Since(closed); d < hangUpTime {
+				t.Errorf("it ended after %v: the command had less than %v", d, hangUpTime)
+			}
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Error("the run goes on without its terminal")
 }
 
 func TestFastWriterIsDrained(t *testing.T) {

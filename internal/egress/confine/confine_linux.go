@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -108,20 +109,31 @@ func dropCapabilities() error {
 	return nil
 }
 
-// StartBounded runs start, which starts a child process, on a thread of its own
-// with an empty capability bounding set: the child begins without capabilities
-// and without the 2 ms that emptying the set of all its threads would cost it.
-// Where that is not permitted the child has none to drop. The thread ends.
+// StartBounded runs start, which starts a child process, on a thread with an
+// empty capability bounding set: the child begins without capabilities and
+// without the 2 ms that emptying the set of all its threads would cost it. Where
+// that is not permitted the child has none to drop.
 func StartBounded(start func() error) error {
 	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread is not for anyone else
-		for c := uintptr(0); unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0) == nil; c++ {
-		}
-		done <- start()
-	}()
+	boundedThread() <- func() { done <- start() }
 	return <-done
 }
+
+// boundedThread is one thread for all starts of a process. It never ends: the
+// end of a thread is the death of its children that asked for a signal then
+// (PR_SET_PDEATHSIG), and any child may have been started from it before.
+var boundedThread = sync.OnceValue(func() chan<- func() {
+	work := make(chan func())
+	go func() {
+		runtime.LockOSThread()
+		for c := uintptr(0); unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0) == nil; c++ {
+		}
+		for f := range work {
+			f()
+		}
+	}()
+	return work
+})
 
 func allThreads(nr, a, b, c, d uintptr) error {
 	if _, _, errno := syscall.AllThreadsSyscall6(nr, a, b, c, d, 0, 0); errno != 0 {

@@ -245,6 +245,41 @@ func TestNetworkStillWorks(t *testing.T) {
 	}
 }
 
+// Starting a bounded child must not end a thread: children of that thread that
+// asked to die with it would.
+func TestStartBoundedEndsNobody(t *testing.T) {
+	for range 30 {
+		cmd := exec.Command("/bin/cat")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if err := StartBounded(func() error { return exec.Command("/bin/true").Run() }); err != nil {
+			t.Fatal(err)
+		}
+		in.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Fatalf("a child was ended: %v", err)
+		}
+	}
+}
+
+func TestBoundedChildHasNoCapabilities(t *testing.T) {
+	var out strings.Builder
+	cmd := &exec.Cmd{Path: "/bin/grep", Args: []string{"grep", "Cap", "/proc/self/status"}, Stdout: &out}
+	if err := StartBounded(cmd.Start); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+	if os.Getuid() == 0 && strings.Count(out.String(), "\t0000000000000000\n") != 5 {
+		t.Errorf("the child's capabilities:\n%s", out.String())
+	}
+}
+
 func BenchmarkApply(b *testing.B) {
 	for b.Loop() {
 		cmd := &exec.Cmd{Path: childproc.Self(), Args: []string{childproc.Argv0("confine-probe"), "threads"}}

@@ -49,6 +49,9 @@ func (q *request) answer(resp *http.Response, d capability.Decision, scrub *scru
 	for k, v := range resp.Header {
 		h[k] = v
 	}
+	if _, ok := h["Content-Type"]; !ok {
+		h["Content-Type"] = nil // or the library would guess one
+	}
 	for k := range resp.Trailer {
 		h.Add("Trailer", k)
 	}

@@ -26,6 +26,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/bulkhead-dev/bulkhead/internal/egress/framing"
 	"github.com/bulkhead-dev/bulkhead/internal/hostport"
 )
 
@@ -84,6 +85,9 @@ func (s *Server) Close() {
 type boundKey struct{}
 
 func bind(ctx context.Context, c net.Conn) context.Context {
+	if fc, ok := c.(*framing.Conn); ok {
+		c = fc.Conn
+	}
 	if tc, ok := c.(*tls.Conn); ok {
 		c = tc.NetConn()
 	}
@@ -114,6 +118,9 @@ func (s *Server) Serve(conn net.Conn, dst hostport.HostPort, secure bool) {
 		out = tc
 	}
 	f.SetDeadline(time.Time{})
+	if tc, ok := out.(*tls.Conn); !ok || tc.ConnectionState().NegotiatedProtocol != "h2" {
+		out = framing.New(out, func(message string) { s.refused(dst, "bad-request", message) })
+	}
 	select {
 	case s.conns <- out:
 	case <-s.done:

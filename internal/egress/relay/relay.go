@@ -24,6 +24,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/bulkhead-dev/bulkhead/internal/egress/framing"
 	"github.com/bulkhead-dev/bulkhead/internal/hostport"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
@@ -117,7 +118,7 @@ func (s *server) connection(c net.Conn) {
 	f.prefix = first[:]
 	f.SetDeadline(time.Time{})
 	select {
-	case s.conns <- f:
+	case s.conns <- framing.New(f, func(message string) { s.gate.Malformed("", "bad-request", message) }):
 		<-f.closed
 	case <-s.done:
 	}

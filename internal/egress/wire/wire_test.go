@@ -1,3 +1,5 @@
+//go:build unix
+
 package wire
 
 import (
@@ -50,7 +52,7 @@ func (c *controller) Credential(name string, _ vocabulary.Action, _ vocabulary.R
 
 func pair(t testing.TB) (a, b *net.UnixConn) {
 	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
