@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/pflag"
 
@@ -23,9 +24,11 @@ import (
 type policySource struct {
 	file, profile, isolation, workspace string
 	presets                             []string
+	given                               *pflag.FlagSet
 }
 
 func (s *policySource) flags(f *pflag.FlagSet) {
+	s.given = f
 	f.StringVar(&s.file, "policy", "", "policy `FILE` (default: your own, if there is one)")
 	f.StringSliceVar(&s.presets, "preset", nil, "add presets by `NAME,…` (see: bulkhead preset list)")
 	f.StringVar(&s.profile, "profile", "", "`PROFILE`: developer, knowledge-worker or server")
@@ -51,7 +54,8 @@ func userPolicy() (string, error) {
 }
 
 func readBounded(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	// Non-blocking: a pipe in the policy's place would hold the open for ever.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -89,6 +93,13 @@ func (s *policySource) parse() (*policy.Policy, error) {
 // load returns the effective policy: parsed, flags applied, presets expanded,
 // names of services and operations checked.
 func (s *policySource) load() (*policy.Policy, error) {
+	// An empty value is a script's unset variable. The default would be wider
+	// than what was meant.
+	for name, value := range map[string]string{"policy": s.file, "profile": s.profile, "isolation": s.isolation, "workspace": s.workspace} {
+		if s.given != nil && s.given.Changed(name) && value == "" {
+			return nil, vocabulary.Exitf(vocabulary.ExitRefused, "--%s is empty; nothing was started\nname one, or leave the flag out", name)
+		}
+	}
 	p, err := s.parse()
 	if err != nil {
 		return nil, err
@@ -123,7 +134,7 @@ func (s *policySource) apply(p *policy.Policy) error {
 		if i := strings.LastIndexByte(dir, ':'); i >= 0 {
 			m, err := vocabulary.ParseMountMode(dir[i+1:])
 			if err != nil {
-				return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "--workspace: %v", err)
+				return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "--workspace: %v\nfor a folder with a colon in its name, add the mode: --workspace %s:rw", err, dir)
 			}
 			dir, mode = dir[:i], m
 		}
@@ -138,7 +149,7 @@ func (s *policySource) apply(p *policy.Policy) error {
 func lookupPreset(name string) (*policy.Preset, error) {
 	data, err := catalogdata.Presets.ReadFile("presets/" + name + ".yaml")
 	if err != nil || strings.ContainsAny(name, "/\\.") {
-		return nil, fmt.Errorf("unknown preset %q (one of: %s)", name, strings.Join(presetNames(), ", "))
+		return nil, fmt.Errorf("unknown preset %q (%s)", name, policy.Suggest(name, presetNames()))
 	}
 	return policy.ParsePreset(name, data)
 }

@@ -34,6 +34,9 @@ otherwise the profile's defaults: the workspace and nothing else.`,
 			if len(args) == 0 {
 				return errors.New("no command; for example: bulkhead run -- bash")
 			}
+			if args[0] == "" {
+				return vocabulary.Exitf(vocabulary.ExitNotFound, "the command's name is empty; nothing was started")
+			}
 			p, err := src.load()
 			if err != nil {
 				return err

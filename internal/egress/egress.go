@@ -38,8 +38,8 @@ type Config struct {
 	// CACert and CAKey are the session's CA, DER; the key is ECDSA.
 	CACert, CAKey []byte
 	Upstreams     []Upstream
-	// RootsPEM are the roots that upstreams are verified against. They are sent
-	// after everything else and read at the first need.
+	// RootsPEM are the roots that upstreams are verified against. The gateway
+	// asks for them at the first need.
 	RootsPEM []byte `json:"-"`
 	// Nameservers are addresses, with or without a port.
 	Nameservers []string
@@ -104,7 +104,7 @@ func Start(ctx context.Context, cfg Config, ctrl Controller) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("egress: %w", err)
 	}
-	g.conn = wire.NewConn(stream, wire.ControllerLimits, wire.ServeController(ctrl))
+	g.conn = wire.NewConn(stream, wire.ControllerLimits, wire.ServeController(ctrl, cfg.RootsPEM))
 	served := make(chan error, 1)
 	go func() { served <- g.conn.Serve(ctx) }()
 	go g.configure(cfg)
@@ -141,9 +141,6 @@ func (g *Gateway) configure(cfg Config) {
 	defer cancel()
 	g.readyErr = g.conn.Call(ctx, wire.Configure, cfg, nil, nil)
 	close(g.ready)
-	if g.readyErr == nil && len(cfg.RootsPEM) > 0 {
-		g.conn.Call(ctx, wire.Roots, cfg.RootsPEM, nil, nil)
-	}
 }
 
 // Attach gives the gateway the sandbox's link (nil for sandbox.NetNone) and

@@ -76,13 +76,6 @@ func (c *child) handle(_ context.Context, what string, body json.RawMessage, fil
 		return nil, fmt.Errorf("%w: %s before a configuration", wire.ErrProtocol, what)
 	}
 	switch what {
-	case wire.Roots:
-		var pem []byte
-		if err := json.Unmarshal(body, &pem); err != nil {
-			return nil, err
-		}
-		c.gateway.roots.set(pem)
-		return nil, nil
 	case wire.Attach:
 		return nil, c.attach(file)
 	case wire.Revoke:
@@ -169,7 +162,7 @@ func newGateway(cfg Config, client wire.Client) (*gateway, error) {
 		return nil, err
 	}
 	g := &gateway{
-		set: set, client: client, roots: newRoots(), maxFlows: cfg.Limits.MaxFlows,
+		set: set, client: client, roots: &roots{fetch: client.Roots}, maxFlows: cfg.Limits.MaxFlows,
 		link4: netip.MustParseAddr(sandbox.LinkGateway4), link6: netip.MustParseAddr(sandbox.LinkGateway6),
 	}
 	if g.maxFlows <= 0 || g.maxFlows > DefaultMaxFlows {
@@ -196,6 +189,13 @@ func newGateway(cfg Config, client wire.Client) (*gateway, error) {
 		},
 		Refused: func(r resolver.Refusal) {
 			e := refusal("dns.resolve", r.Name, r.Code, r.Message)
+			if h, err := hostport.ParseHost(r.Name); err == nil {
+				e.Resource = vocabulary.Resource(h.String())
+				// The decider's reason has the rule and what to ask for.
+				if d := set.ResolveName(h); d.Verdict != vocabulary.Allow {
+					e.Reason = d.Reason
+				}
+			}
 			e.Attrs = map[string]string{"type": r.Type}
 			g.journal.deny(e)
 		},
@@ -389,39 +389,31 @@ func (p *proxied) Deny(w http.ResponseWriter, r *http.Request, resource string, 
 	httpauthz.Denial{Status: http.StatusForbidden, Action: "tcp.connect", Resource: vocabulary.Resource(resource), Reason: reason}.Write(w, r)
 }
 
-// roots are the host's roots, which arrive late and are parsed when needed.
+// roots are the host's roots. They are large and often not needed, so they are
+// fetched from the controller when the first upstream is to be verified.
 type roots struct {
-	arrived chan struct{}
-	once    sync.Once
-	pem     []byte
-	parse   func() *x509.CertPool
-}
+	fetch func(context.Context) ([]byte, error)
 
-func newRoots() *roots {
-	r := &roots{arrived: make(chan struct{})}
-	r.parse = sync.OnceValue(func() *x509.CertPool {
-		pool := x509.NewCertPool()
-		pool.AppendCertsFromPEM(r.pem)
-		r.pem = nil
-		return pool
-	})
-	return r
-}
-
-func (r *roots) set(pem []byte) {
-	r.once.Do(func() {
-		r.pem = pem
-		close(r.arrived)
-	})
+	mu   sync.Mutex
+	pool *x509.CertPool
 }
 
 func (r *roots) get(ctx context.Context) (*x509.CertPool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.pool != nil {
+		return r.pool, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	select {
-	case <-r.arrived:
-		return r.parse(), nil
-	case <-ctx.Done():
-		return nil, errors.New("the host's roots are not known")
+	pem, err := r.fetch(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("the host's roots are not known: %w", err)
 	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, errors.New("the host has no roots to verify upstreams with")
+	}
+	r.pool = pool
+	return pool, nil
 }

@@ -9,6 +9,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -120,6 +121,9 @@ type Backend interface {
 	Check(Spec) error
 	Prepare(context.Context, Spec) (Instance, error)
 }
+
+// ErrGone is returned for what the sandbox did not live to answer.
+var ErrGone = errors.New("the sandbox has ended")
 
 // ExecError says that a command could not be started.
 type ExecError struct {

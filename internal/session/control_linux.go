@@ -9,12 +9,21 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+)
+
+// How long the two ends of the control socket wait for each other.
+const (
+	queueTime  = 500 * time.Millisecond // for a place in the queue
+	answerTime = 5 * time.Second        // for a request, and for its answer
+	startTime  = 20 * time.Second       // for a further command to start
 )
 
 // controlServer serves the control socket inside the controller.
@@ -29,7 +38,7 @@ func listenControl(id vocabulary.SessionID, ops controlOps) (*controlServer, err
 	if err != nil {
 		return nil, fmt.Errorf("session control socket: %w", err)
 	}
-	if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: socketName(os.Getuid(), id)}), unix.Listen(fd, 8)); err != nil {
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: socketName(os.Getuid(), id)}), unix.Listen(fd, unix.SOMAXCONN)); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("session control socket: %w", err)
 	}
@@ -56,6 +65,7 @@ func (s *controlServer) serve() {
 			return
 		}
 		if aerr != nil {
+			time.Sleep(10 * time.Millisecond) // out of descriptors, say: not a busy loop
 			continue
 		}
 		if !peerAllowed(nfd) {
@@ -74,8 +84,10 @@ func peerAllowed(fd int) bool {
 
 func (s *controlServer) handle(c *packetConn) {
 	defer c.Close()
+	c.f.SetReadDeadline(time.Now().Add(answerTime)) // who connects has something to say
 	var req request
 	files, err := c.receive(&req)
+	c.f.SetReadDeadline(time.Time{})
 	if err != nil {
 		return
 	}
@@ -193,11 +205,18 @@ func Find(id vocabulary.SessionID) (*Remote, error) {
 // sees everyone's.
 func List() []Info {
 	var all []Info
+	var mu sync.Mutex
+	var each sync.WaitGroup
 	for _, r := range remotes() {
-		if info, err := r.Info(); err == nil {
-			all = append(all, *info)
-		}
+		each.Go(func() { // side by side: one that hangs holds up no other
+			if info, err := r.Info(); err == nil {
+				mu.Lock()
+				all = append(all, *info)
+				mu.Unlock()
+			}
+		})
 	}
+	each.Wait()
 	sort.Slice(all, func(i, j int) bool { return all[i].Started.Before(all[j].Started) })
 	return all
 }
@@ -234,7 +253,14 @@ func (r *Remote) dial() (*packetConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: socketName(r.uid, r.id)}); err != nil {
+	// EAGAIN: a crowd is before us, or a controller that is stopped.
+	for deadline := time.Now().Add(queueTime); ; time.Sleep(5 * time.Millisecond) {
+		err = unix.Connect(fd, &unix.SockaddrUnix{Name: socketName(r.uid, r.id)})
+		if !errors.Is(err, syscall.EAGAIN) || time.Now().After(deadline) {
+			break
+		}
+	}
+	if err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("session %s does not answer: %w", r.id, err)
 	}
@@ -255,6 +281,7 @@ func (r *Remote) call(req request, files ...*os.File) (*reply, error) {
 	if err := c.send(req, files...); err != nil {
 		return nil, err
 	}
+	c.f.SetReadDeadline(time.Now().Add(answerTime))
 	var rep reply
 	fs, err := c.receive(&rep)
 	closeAll(fs)
@@ -304,7 +331,9 @@ func (r *Remote) Exec(argv []string, term string, cmd sandbox.Command) (sandbox.
 	var rep reply
 	var files []*os.File
 	if err = c.send(req, pass...); err == nil {
+		c.f.SetReadDeadline(time.Now().Add(startTime))
 		files, err = c.receive(&rep)
+		c.f.SetReadDeadline(time.Time{})
 	}
 	if err != nil {
 		c.Close()

@@ -4,9 +4,12 @@ import (
 	"bufio"
 	"context"
 	"crypto/rand"
+	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"strings"
+	"syscall"
 
 	v1 "github.com/bulkhead-dev/bulkhead/api/v1"
 	"github.com/bulkhead-dev/bulkhead/internal/broker"
@@ -127,6 +130,27 @@ func eachLine(path string, do func(fields []string)) {
 	}
 }
 
+// maxCertificates bounds an upstream's ca: what reaches the gateway in one message.
+const maxCertificates = 256 << 10
+
+// readCertificates reads a regular file; a pipe or device in its place must
+// neither hang the start nor fill the memory.
+func readCertificates(name string) ([]byte, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", name)
+	}
+	pem, err := io.ReadAll(io.LimitReader(f, maxCertificates+1))
+	if err == nil && len(pem) > maxCertificates {
+		err = fmt.Errorf("%s is larger than %d KiB", name, maxCertificates>>10)
+	}
+	return pem, err
+}
+
 // gatewayConfig is all that the gateway will ever know.
 func (s *session) gatewayConfig(ca truststore.CA, roots []byte) (egress.Config, error) {
 	c := egress.Config{
@@ -137,7 +161,7 @@ func (s *session) gatewayConfig(ca truststore.CA, roots []byte) (egress.Config, 
 	for _, u := range s.opts.Policy.Upstreams {
 		up := egress.Upstream{Host: u.Host, Connect: u.Connect}
 		if u.CA != "" {
-			pem, err := os.ReadFile(policy.ResolvePath(u.CA, s.view.who.home, s.view.cwd))
+			pem, err := readCertificates(policy.ResolvePath(u.CA, s.view.who.home, s.view.cwd))
 			if err != nil {
 				return c, vocabulary.Exitf(vocabulary.ExitRefused, "%s: the upstream's ca cannot be read: %v\nnothing was started", u.Pos, err)
 			}

@@ -28,7 +28,6 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/event"
 	"github.com/bulkhead-dev/bulkhead/internal/policy"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
-	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
@@ -65,6 +64,7 @@ type session struct {
 	control  *controlServer
 	revoked  atomic.Bool
 	stop     context.CancelCauseFunc
+	recorded bool // session.start is in the log
 	told     bool // why the sandbox ended is in the answer already
 }
 
@@ -84,17 +84,31 @@ func Run(ctx context.Context, o Options) (code int, err error) {
 	defer cancel(nil)
 	s := &session{id: vocabulary.NewSessionID(), opts: o, started: time.Now(), stop: cancel}
 	if err := s.open(ctx); err != nil {
-		s.recordEnd(0, err)
-		return 0, errors.Join(err, s.close())
+		cerr := s.close()
+		s.recordEnd(exitCodeOf(err), err)
+		s.closeLog()
+		return 0, errors.Join(err, cerr)
 	}
 	code, err = s.run(ctx)
+	if err != nil {
+		code = exitCodeOf(err)
+	}
 	// The end is recorded when nothing runs any more, so that it is the last line.
 	cerr := s.close()
 	s.recordEnd(code, errors.Join(err, cerr))
-	if s.log != nil {
-		s.log.Close()
-	}
+	s.closeLog()
 	return code, errors.Join(err, cerr)
+}
+
+// closeLog also takes back a log of our own choosing that nothing got into.
+func (s *session) closeLog() {
+	if s.log == nil {
+		return
+	}
+	s.log.Close()
+	if !s.recorded && s.opts.Events == "" {
+		os.Remove(s.log.Path())
+	}
 }
 
 // record writes an event of the controller's own; no record, no act.
@@ -107,8 +121,8 @@ func (s *session) record(action vocabulary.Action, resource vocabulary.Resource,
 }
 
 func (s *session) recordEnd(code int, err error) {
-	if s.log == nil {
-		return
+	if !s.recorded {
+		return // what never started doesn't end
 	}
 	attrs := map[string]string{"exit": fmt.Sprint(code)}
 	if err != nil {
@@ -143,6 +157,7 @@ func (s *session) open(ctx context.Context) (err error) {
 	}); err != nil {
 		return vocabulary.Exitf(vocabulary.ExitRefused, "%v\nnothing was started: a session that cannot be recorded does not run\nfree space, or name another file with --events", err)
 	}
+	s.recorded = true
 
 	config, err := s.gatewayConfig(ca, trust.Roots)
 	if err != nil {
@@ -242,7 +257,7 @@ func (s *session) verdictOn(ctx context.Context, err error) (int, error) {
 	// A part that died takes the others along in a moment, and only then is it
 	// known which one was the first.
 	patience := time.Duration(0)
-	if errors.Is(err, guest.ErrGone) {
+	if errors.Is(err, sandbox.ErrGone) {
 		patience = endPatience
 	}
 	select {

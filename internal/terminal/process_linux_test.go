@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -151,6 +152,9 @@ func (p *localProcess) Wait() (int, error) {
 func supervisorMain() int {
 	reports := os.NewFile(3, "reports")
 	unix.CloseOnExec(3)
+	// The kernel tells the session leader only, who passes it on, as the guest's does.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
 	path, err := exec.LookPath(os.Args[1])
 	if err != nil {
 		fmt.Fprintln(reports, err)
@@ -170,6 +174,11 @@ func supervisorMain() int {
 	os.Stdout.Close()
 	os.Stderr.Close()
 	fmt.Fprintln(reports, child.Pid)
+	go func() {
+		for range hangups {
+			syscall.Kill(-child.Pid, syscall.SIGHUP)
+		}
+	}()
 	for {
 		var ws syscall.WaitStatus
 		if _, err := syscall.Wait4(child.Pid, &ws, syscall.WUNTRACED, nil); err == syscall.EINTR {

@@ -59,6 +59,10 @@ const maxDirs = 400_000
 // 600 mounts take 0.8 s, 1,500 take 4.6 s.
 const manyMounts = 500
 
+// maxMounts is what fits into bubblewrap's 9,000 arguments, three for each mount
+// (bubblewrap 0.8, MAX_ARGS), with room for the rest of its command line.
+const maxMounts = 2900
+
 // Plan makes the mount plan.
 func Plan(r Request) (*Layout, error) { return plan(r, maxDirs) }
 
@@ -110,7 +114,12 @@ func plan(r Request, maxDirs int64) (*Layout, error) {
 	if err := pl.settleMasks(); err != nil {
 		return nil, err
 	}
-	return pl.finish(), nil
+	out := pl.finish()
+	if n := len(out.Mounts); n > maxMounts {
+		return nil, refuse(fmt.Sprintf("%s needs %d mounts, most to protect files that the host runs later; %d are possible", show(out.Dir), n, maxMounts),
+			r.Workspace.Pos, "name a smaller folder, or open it read-only: --workspace DIR:ro")
+	}
+	return out, nil
 }
 
 func (pl *planner) add(c class, m vocabulary.Mount) { pl.entries = append(pl.entries, entry{m, c}) }

@@ -47,9 +47,17 @@ const (
 	CodeNoCredential = "no-credential"
 )
 
+// RootsReply carries the host's roots, PEM.
+type RootsReply struct {
+	PEM []byte `json:"pem"`
+}
+
 // ServeController is the controller's handler.
-func ServeController(ctrl Controller) Handler {
+func ServeController(ctrl Controller, roots []byte) Handler {
 	return func(_ context.Context, kind string, body json.RawMessage, _ *os.File) (any, error) {
+		if kind == Roots {
+			return RootsReply{roots}, nil
+		}
 		if kind != Authorize {
 			return nil, fmt.Errorf("%w: a gateway does not ask for %q", ErrProtocol, clean(kind, 32))
 		}
@@ -74,6 +82,13 @@ func ServeController(ctrl Controller) Handler {
 
 // Client is the gateway's view of its controller.
 type Client struct{ Conn *Conn }
+
+// Roots fetches the host's roots.
+func (c Client) Roots(ctx context.Context) ([]byte, error) {
+	var reply RootsReply
+	err := c.Conn.Call(ctx, Roots, struct{}{}, &reply, nil)
+	return reply.PEM, err
+}
 
 // Record implements event.Recorder.
 func (c Client) Record(e v1.Event) error {

@@ -24,14 +24,16 @@ import (
 // The requests that the controller makes.
 const (
 	Configure = "configure" // Config of egress → nothing; confined afterwards
-	Roots     = "roots"     // PEM of the host's roots → nothing
 	Attach    = "attach"    // with a descriptor: the sandbox's link → nothing
 	Revoke    = "revoke"    // → nothing, once no credential travels any more
 	Stop      = "stop"      // → nothing, once the last counts are recorded
 )
 
-// The one request that the gateway makes.
-const Authorize = "authorize" // AuthorizeRequest → AuthorizeReply
+// The requests that the gateway makes.
+const (
+	Authorize = "authorize" // AuthorizeRequest → AuthorizeReply
+	Roots     = "roots"     // nothing → RootsReply
+)
 
 // Bounds of frames. A configuration carries a capability set and certificates;
 // everything else is small.

@@ -72,7 +72,7 @@ func pair(t testing.TB) (a, b *net.UnixConn) {
 
 func ends(t testing.TB, ctrl Controller, gateway Handler) (controllerEnd, gatewayEnd *Conn) {
 	a, b := pair(t)
-	controllerEnd, gatewayEnd = NewConn(a, ControllerLimits, ServeController(ctrl)), NewConn(b, GatewayLimits, gateway)
+	controllerEnd, gatewayEnd = NewConn(a, ControllerLimits, ServeController(ctrl, nil)), NewConn(b, GatewayLimits, gateway)
 	go controllerEnd.Serve(context.Background())
 	go gatewayEnd.Serve(context.Background())
 	return controllerEnd, gatewayEnd
@@ -157,7 +157,7 @@ func TestControllerEndsWhatIsNoProtocol(t *testing.T) {
 		"answer with kind": func(w io.Writer) { send(w, `{"id":7,"reply":true,"kind":"authorize"}`) },
 	} {
 		a, b := pair(t)
-		c := NewConn(a, ControllerLimits, ServeController(&controller{}))
+		c := NewConn(a, ControllerLimits, ServeController(&controller{}, nil))
 		done := make(chan error, 1)
 		go func() { done <- c.Serve(context.Background()) }()
 		attack(b)
@@ -235,7 +235,7 @@ func FuzzController(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
 		ctrl := &controller{}
-		c := NewConn(&stream{in: bytes.NewReader(in)}, ControllerLimits, ServeController(ctrl))
+		c := NewConn(&stream{in: bytes.NewReader(in)}, ControllerLimits, ServeController(ctrl, nil))
 		c.Serve(context.Background())
 		ctrl.mu.Lock()
 		defer ctrl.mu.Unlock()

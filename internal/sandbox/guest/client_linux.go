@@ -18,9 +18,6 @@ import (
 // controller.
 const sendTimeout = 10 * time.Second
 
-// ErrGone is returned for what the supervisor did not live to answer.
-var ErrGone = errors.New("the sandbox has ended")
-
 // Client is the controller's end. Safe for concurrent use.
 type Client struct {
 	conn  *frame.Conn
@@ -89,7 +86,7 @@ func (c *Client) receive(s Setup) {
 	c.mu.Lock()
 	c.err = err
 	for _, p := range c.procs {
-		p.end(0, ErrGone)
+		p.end(0, sandbox.ErrGone)
 	}
 	c.procs = nil
 	c.mu.Unlock()
@@ -168,7 +165,7 @@ func (c *Client) Start(ctx context.Context, cmd sandbox.Command) (*Process, erro
 	c.mu.Lock()
 	if c.procs == nil || !c.x.ready {
 		c.mu.Unlock()
-		return nil, ErrGone
+		return nil, sandbox.ErrGone
 	}
 	c.next++
 	s.ID, p.id = c.next, c.next
@@ -187,7 +184,7 @@ func (c *Client) Start(ctx context.Context, cmd sandbox.Command) (*Process, erro
 	select {
 	case <-p.started:
 	case <-c.done:
-		return nil, ErrGone
+		return nil, sandbox.ErrGone
 	case <-ctx.Done():
 		go p.abandon()
 		return nil, ctx.Err()
@@ -268,7 +265,7 @@ func (p *Process) Signal(sig os.Signal) error {
 	err := p.client.conn.Send(time.Now().Add(sendTimeout), request{Signal: &signalRequest{ID: p.id, Signal: int(n)}})
 	if err != nil {
 		p.client.conn.Close()
-		return ErrGone
+		return sandbox.ErrGone
 	}
 	return nil
 }

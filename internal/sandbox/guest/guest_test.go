@@ -79,7 +79,7 @@ func TestHostileSupervisor(t *testing.T) {
 			if err := client.Err(); err == nil || strings.ContainsAny(err.Error(), "\x1b\x07") {
 				t.Errorf("error %q", err)
 			}
-			if _, err := client.Start(context.Background(), sandbox.Command{Argv: []string{"true"}, Dir: "/"}); !errors.Is(err, ErrGone) {
+			if _, err := client.Start(context.Background(), sandbox.Command{Argv: []string{"true"}, Dir: "/"}); !errors.Is(err, sandbox.ErrGone) {
 				t.Errorf("start afterwards: %v", err)
 			}
 		})
