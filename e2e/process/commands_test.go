@@ -32,6 +32,8 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"waitfile":  cmdWaitFile,
 	"waitgone":  cmdWaitGone,
 	"waithere":  cmdWaitHere,
+	"tree":      cmdTree,
+	"waitdead":  cmdWaitDead,
 	"readenv":   cmdReadEnv,
 	"sigkill":   cmdSigkill,
 	"jsonfield": cmdJSONField,
@@ -226,6 +228,71 @@ func cmdWaitHere(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		return false
 	})
+}
+
+// tree FILE PID: keeps in FILE which processes descend from PID now, itself
+// included: pid and start time, which together are never used twice.
+func cmdTree(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: tree FILE PID")
+	}
+	started, children := map[string]string{}, map[string][]string{}
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, f := range stats {
+		pid := strings.Split(f, "/")[2]
+		if parent, start, ok := stat(pid); ok {
+			started[pid] = start
+			children[parent] = append(children[parent], pid)
+		}
+	}
+	var b strings.Builder
+	todo := []string{args[1]}
+	for len(todo) > 0 {
+		pid := todo[0]
+		todo = append(todo[1:], children[pid]...)
+		fmt.Fprintln(&b, pid, started[pid])
+	}
+	// Controller, gateway, warden, bwrap, guest and a command, at least.
+	if n := strings.Count(b.String(), "\n"); n < 6 {
+		ts.Fatalf("only %d processes descend from %s:\n%s", n, args[1], &b)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(b.String()), 0o644))
+}
+
+// stat returns parent and start time of a process that is not a zombie.
+func stat(pid string) (parent, start string, ok bool) {
+	data, err := os.ReadFile("/proc/" + pid + "/stat")
+	_, rest, found := strings.Cut(string(data), ") ") // a name may hold one too, but ours do not
+	f := strings.Fields(rest)
+	if err != nil || !found || len(f) < 20 || f[0] == "Z" || f[0] == "X" {
+		return "", "", false
+	}
+	return f[1], f[19], true
+}
+
+// waitdead FILE [TIME]: waits until all that tree has kept are gone.
+func cmdWaitDead(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: waitdead FILE [TIME]")
+	}
+	limit := patience
+	if len(args) == 2 {
+		var err error
+		limit, err = time.ParseDuration(args[1])
+		ts.Check(err)
+	}
+	lines := strings.Split(strings.TrimSpace(ts.ReadFile(args[0])), "\n")
+	began := time.Now()
+	within(ts, limit, "waitdead "+args[0], func() bool {
+		for _, l := range lines {
+			pid, start, _ := strings.Cut(l, " ")
+			if _, now, ok := stat(pid); ok && now == start {
+				return false
+			}
+		}
+		return true
+	})
+	ts.Logf("%d processes gone after %v", len(lines), time.Since(began).Round(time.Millisecond))
 }
 
 // asuser COMMAND [ARGS]: as exec, as the ordinary user of the tests; for root's
