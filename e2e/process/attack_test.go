@@ -39,12 +39,12 @@ var attackNetwork string
 
 const attackPolicy = `version: 1
 grants:
-  - http: https://docs.example.com/**
-    methods: [GET, POST, PUT, DELETE]
+  - http: https://docs.example.com/ok/**
+    methods: [GET, POST]
   - http: https://other.example.com/o/**
     methods: [GET]
   - service: anthropic
-    operations: [messages, files, batches]
+    operations: [messages]
     credential: claude
 credentials:
   claude: {from: {env: ANTHROPIC_API_KEY}}

@@ -52,6 +52,8 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	shared = dir
+	// testscript leaves an empty folder behind when only some stories run.
+	os.Setenv("GOTMPDIR", filepath.Join(dir, "work"))
 	code := m.Run()
 	os.RemoveAll(dir)
 	os.Exit(code)
@@ -65,6 +67,13 @@ func prepare() (dir string, err error) {
 		return "", err
 	}
 	if err := os.Chmod(dir, 0o755); err != nil {
+		return "", err
+	}
+	work := filepath.Join(dir, "work")
+	if err := os.Mkdir(work, 0o755); err != nil {
+		return "", err
+	}
+	if err := os.Chmod(work, 0o777|os.ModeSticky); err != nil {
 		return "", err
 	}
 	for _, program := range []string{"./cmd/bulkhead", "./e2e/process/testdata/goclient"} {
@@ -178,10 +187,10 @@ func again(t *testing.T, u *user.User, network, stories string) {
 			t.Skipf("no private /dev/net/tun can be made here; not proven in this run: %s (%v)\n%s", network, err, out)
 		}
 	}
-	env := []string{sharedEnv + "=" + shared, networkEnv + "=" + network, "PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}
+	env := []string{sharedEnv + "=" + shared, networkEnv + "=" + network, "PATH=" + os.Getenv("PATH"), "GOTMPDIR=" + os.Getenv("GOTMPDIR"), "HOME=" + os.Getenv("HOME")}
 	if u != nil {
 		args = append(args, "setpriv", "--reuid", u.Uid, "--regid", u.Gid, "--clear-groups", "--")
-		env = append(env[:3], "HOME="+u.HomeDir, "USER="+u.Username)
+		env = append(env[:4], "HOME="+u.HomeDir, "USER="+u.Username)
 	}
 	pattern := "^TestStories$"
 	if stories != "" {

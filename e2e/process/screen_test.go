@@ -106,7 +106,9 @@ func (m tmux) start(ts *testscript.TestScript, args []string) error {
 	for _, name := range []string{"HOME", "WORK", "WS", "GIT_CONFIG_NOSYSTEM"} {
 		start = append(start, "-e", name+"="+ts.Getenv(name))
 	}
-	start = append(start, "-e", "PS1=outer> ", "-e", "LC_ALL=C.UTF-8", "--")
+	start = append(start, "-e", "PS1=outer> ", "-e", "LC_ALL=C.UTF-8",
+		"-e", "HISTFILE=/dev/null", // or a shell that is hung up writes into a home that is gone
+		"--")
 	if _, err := m.run(append(start, program...)...); err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ func gatewayMain() int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	if err := confine.CloseInherited(controlFD); err != nil {
+	if err := childproc.CloseInherited(controlFD); err != nil {
 		return fail(err)
 	}
 	conn, err := controlConn()

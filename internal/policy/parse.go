@@ -360,7 +360,8 @@ func (r *reader) serviceGrant(item *yaml.Node, t table, g *Grant) {
 		r.missing(item, t, "operations", "a grant for a service names no operations", "name them: operations: [...]")
 	} else {
 		g.Operations = r.someStrs(n, "operations", "name the operations or remove the grant", func(n *yaml.Node, v string) bool {
-			if isWord(v) {
+			// A feature's name has its operation's in front: messages.mcp.
+			if name, feature, dotted := strings.Cut(v, "."); isWord(name) && (!dotted || isWord(feature)) {
 				return true
 			}
 			hint := "lower-case letters, digits, - and _"

@@ -101,7 +101,13 @@ func (c *packetConn) raw(op func(fd int) error, write bool) error {
 	} else {
 		err = rc.Read(try)
 	}
-	return errors.Join(err, operr)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return errors.New("it does not answer (is its controller stopped?)")
+	}
+	if err != nil {
+		return err
+	}
+	return operr
 }
 
 func rightsOf(oob []byte) (files []*os.File) {

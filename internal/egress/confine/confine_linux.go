@@ -2,11 +2,8 @@ package confine
 
 import (
 	"fmt"
-	"os"
 	"runtime"
 	"runtime/debug"
-	"slices"
-	"strconv"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -15,26 +12,6 @@ import (
 	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
 )
-
-// CloseInherited closes every descriptor from 3 on that came over exec, except
-// keep. Descriptors that the Go runtime opened itself carry close-on-exec, which
-// an inherited one cannot.
-func CloseInherited(keep ...int) error {
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return fmt.Errorf("confine: %w", err)
-	}
-	for _, e := range entries {
-		fd, err := strconv.Atoi(e.Name())
-		if err != nil || fd < 3 || slices.Contains(keep, fd) {
-			continue
-		}
-		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
-			unix.Close(fd)
-		}
-	}
-	return nil
-}
 
 // Apply confines the whole process for good.
 func Apply() error {

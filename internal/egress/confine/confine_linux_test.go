@@ -158,7 +158,7 @@ func socket(family, kind, proto int) error {
 }
 
 func probeMain() int {
-	if err := CloseInherited(); err != nil {
+	if err := childproc.CloseInherited(); err != nil {
 		fmt.Println(err)
 		return 2
 	}

@@ -220,6 +220,11 @@ func (q *request) body() (io.Reader, int64, error) {
 	if q.r.Body == nil || q.r.Body == http.NoBody || q.r.ContentLength == 0 {
 		return nil, 0, nil
 	}
+	if m := q.r.Method; m == http.MethodGet || m == http.MethodHead {
+		// RFC 9110 section 9.3.1: it has no meaning, and an upstream that does not
+		// read it would take it for the next request.
+		return nil, 0, bad("a %s request has a body", m)
+	}
 	src := &patient{src: q.r.Body, rc: http.NewResponseController(q.w)}
 	need := q.h.Decider.Body(q.c.Request)
 	if need <= 0 {

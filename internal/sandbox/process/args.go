@@ -71,7 +71,10 @@ func arguments(spec sandbox.Spec, self string, tmpfsSize int64, stat func(string
 			p.kernelFiles(tmpfsSize, stat)
 		}
 	}
-	p.add("--ro-bind", self, guest.Path, "--symlink", path.Base(guest.Path), supervisor)
+	// A mount of its own, read-only: a folder in a writable /run could be moved
+	// away, and pid 1 would start what took its place.
+	p.add("--perms", "0755", "--size", "4096", "--tmpfs", guest.Dir,
+		"--ro-bind", self, guest.Path, "--symlink", path.Base(guest.Path), supervisor, "--remount-ro", guest.Dir)
 	if !root {
 		p.add("--remount-ro", "/")
 	}

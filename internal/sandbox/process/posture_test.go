@@ -105,7 +105,7 @@ func expectedMounts(t *testing.T, spec sandbox.Spec) []string {
 		devices = "ro,nosuid"
 	}
 	mounts := []string{"/ tmpfs " + ro, "/proc proc rw,nosuid,nodev,noexec", "/dev tmpfs " + ro, "/dev/pts devpts rw,nosuid,noexec",
-		"/dev/shm tmpfs " + rw, "/run/bulkhead/bulkhead " + fs(t, "/proc/self/exe") + " " + ro}
+		"/dev/shm tmpfs " + rw, "/run/bulkhead tmpfs " + ro, "/run/bulkhead/bulkhead " + fs(t, "/proc/self/exe") + " " + ro}
 	for _, d := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
 		mounts = append(mounts, "/dev/"+d+" "+fs(t, "/dev/"+d)+" "+devices)
 	}

@@ -40,6 +40,9 @@ func run() int {
 	// bwrap's death signal is tied to the thread that forked it: this one,
 	// which lives as long as the process.
 	runtime.LockOSThread()
+	if err := childproc.CloseInherited(3); err != nil {
+		return 1
+	}
 	conn, err := frame.New(os.NewFile(3, "control socket"))
 	if err != nil {
 		return 1

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -55,14 +56,8 @@ type meter struct {
 func (m meter) quick(files bool) int64 {
 	sum := m.fileSystems()
 	for _, p := range m.processes() {
-		b, _ := os.ReadFile(p + "/statm")
-		f := strings.Fields(string(b))
-		if len(f) < 3 {
-			continue
-		}
-		resident, _ := strconv.ParseInt(f[1], 10, 64)
-		shared, _ := strconv.ParseInt(f[2], 10, 64)
-		sum += (resident - shared) * int64(os.Getpagesize())
+		b, _ := os.ReadFile(p + "/status")
+		sum += kilobytes(b, "RssAnon:", "RssShmem:", "VmSwap:")
 	}
 	if files {
 		sum += m.memoryFiles()
@@ -71,15 +66,25 @@ func (m meter) quick(files bool) int64 {
 }
 
 func (m meter) exact() int64 {
-	sum := m.fileSystems() + m.memoryFiles()
+	files := m.fileSystems() + m.memoryFiles()
+	var sum, mapped int64
 	for _, p := range m.processes() {
 		b, _ := os.ReadFile(p + "/smaps_rollup")
-		for line := range bytes.Lines(b) {
-			f := strings.Fields(string(line))
-			if len(f) == 3 && (f[0] == "Pss_Anon:" || f[0] == "SwapPss:") {
-				n, _ := strconv.ParseInt(f[1], 10, 64)
-				sum += n << 10
-			}
+		sum += kilobytes(b, "Pss_Anon:", "SwapPss:")
+		mapped += kilobytes(b, "Pss_Shmem:")
+	}
+	// Mapped shared memory may be of those files or have no name at all; the
+	// larger of the two never counts a page twice.
+	return sum + max(files, mapped)
+}
+
+// kilobytes adds up fields of a status file of /proc, in bytes.
+func kilobytes(status []byte, names ...string) (sum int64) {
+	for line := range bytes.Lines(status) {
+		f := strings.Fields(string(line))
+		if len(f) == 3 && slices.Contains(names, f[0]) {
+			n, _ := strconv.ParseInt(f[1], 10, 64)
+			sum += n << 10
 		}
 	}
 	return sum
