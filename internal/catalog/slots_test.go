@@ -108,7 +108,7 @@ func TestBasicCredential(t *testing.T) {
 func TestCredentialsNeverPrint(t *testing.T) {
 	r := Request{Path: "/", Header: http.Header{"X-Api-Key": {"sesame-1234"}, "Authorization": {"Bearer sesame-1234"}}, Query: url.Values{"key": {"sesame-1234"}}}
 	found := Credentials(r)
-	if s := fmt.Sprintf("%v %+v %#v %s", found, found, found, found); len(found) != 3 || strings.Contains(s, "sesame") || strings.Contains(s, "115 101 115") {
+	if s := fmt.Sprintf("%v %+v %#v %q", found, found, found, found); len(found) != 3 || strings.Contains(s, "sesame") || strings.Contains(s, "115 101 115") {
 		t.Errorf("printed: %s", s)
 	}
 }

@@ -202,6 +202,8 @@ func (s *session) close() error {
 		if err := s.instance.Kill(); !s.told {
 			errs = append(errs, err)
 		}
+	} else if s.view != nil {
+		s.view.discard(nil)
 	}
 	both.Wait()
 	if s.creds != nil {

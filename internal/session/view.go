@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	catalogdata "github.com/bulkhead-dev/bulkhead/catalog"
 	"github.com/bulkhead-dev/bulkhead/internal/capability"
@@ -41,6 +42,7 @@ type view struct {
 // look judges the policy against this host. Nothing is started, nothing is
 // written.
 func look(o Options, id vocabulary.SessionID) (v *view, err error) {
+	go builtIn()
 	v = &view{opts: o, id: id, credEnv: map[string][]string{}}
 	if v.who, err = whoami(); err != nil {
 		return nil, err
@@ -59,13 +61,31 @@ func look(o Options, id vocabulary.SessionID) (v *view, err error) {
 	if v.noTUN = kernel.TUNUsable(); v.noTUN != nil {
 		v.network = sandbox.NetRelay
 	}
+	if w, ok := v.backend.(warmer); ok {
+		w.Warm(v.network)
+	}
 	if err := v.plan(); err != nil {
-		return nil, err
+		return nil, v.discard(err)
 	}
 	if err := v.backend.Check(v.sandboxSpec()); err != nil {
-		return nil, asExit(vocabulary.ExitNoIsolation, err)
+		return nil, v.discard(asExit(vocabulary.ExitNoIsolation, err))
 	}
 	return v, nil
+}
+
+// warmer is a backend that can start its own parts while the plan is made. They
+// hold nothing of the session yet, and start nothing.
+type warmer interface {
+	Warm(sandbox.NetworkKind)
+	Discard()
+}
+
+// discard ends what was warmed for a session that is refused.
+func (v *view) discard(err error) error {
+	if w, ok := v.backend.(warmer); ok {
+		w.Discard()
+	}
+	return err
 }
 
 // backendFor answers for the isolation that was asked for, never for a weaker
@@ -79,16 +99,42 @@ func backendFor(p *policy.Policy) (sandbox.Backend, error) {
 		"isolation %q (%s) is not part of this version; nothing was started\nthis version has: process\nask for it with --isolation process if an OS sandbox is enough here", p.Isolation, p.IsolationPos)
 }
 
+// builtIn reads the built-in lists of secret and protected paths once. look
+// begins with it in the background: it takes a millisecond of parsing.
+var builtIn = func() func() ([]workspace.Secret, []workspace.Protected, error) {
+	type lists struct {
+		secrets   []workspace.Secret
+		protected []workspace.Protected
+	}
+	once := sync.OnceValues(func() (l lists, err error) {
+		secrets, err := policy.ParseSecrets(catalogdata.Secrets)
+		if err != nil {
+			return l, fmt.Errorf("built-in list of secrets: %w", err)
+		}
+		protected, err := policy.ParseProtected(catalogdata.Protected)
+		if err != nil {
+			return l, fmt.Errorf("built-in list of protected files: %w", err)
+		}
+		for _, s := range secrets {
+			l.secrets = append(l.secrets, workspace.Secret{Path: s.Path, Reason: s.Reason})
+		}
+		for _, f := range protected {
+			l.protected = append(l.protected, workspace.Protected{Path: f.Path, Reason: f.Reason})
+		}
+		return l, nil
+	})
+	return func() ([]workspace.Secret, []workspace.Protected, error) {
+		l, err := once()
+		return l.secrets, l.protected, err
+	}
+}()
+
 // plan asks workspace for the mounts.
 func (v *view) plan() error {
 	p := v.opts.Policy
-	secrets, err := policy.ParseSecrets(catalogdata.Secrets)
+	secrets, protected, err := builtIn()
 	if err != nil {
-		return fmt.Errorf("built-in list of secrets: %w", err)
-	}
-	protected, err := policy.ParseProtected(catalogdata.Protected)
-	if err != nil {
-		return fmt.Errorf("built-in list of protected files: %w", err)
+		return err
 	}
 	req := workspace.Request{
 		Home: v.who.home, Cwd: v.cwd, User: v.who.name, UID: v.who.uid, GID: v.who.gid,
@@ -100,12 +146,7 @@ func (v *view) plan() error {
 	for _, m := range p.Mounts {
 		req.Mounts = append(req.Mounts, workspace.Folder{Path: m.Path, Mode: m.Mode, Optional: m.Optional, Pos: m.Pos})
 	}
-	for _, s := range secrets {
-		req.Secrets = append(req.Secrets, workspace.Secret{Path: s.Path, Reason: s.Reason})
-	}
-	for _, f := range protected {
-		req.Protected = append(req.Protected, workspace.Protected{Path: f.Path, Reason: f.Reason})
-	}
+	req.Secrets, req.Protected = secrets, protected
 	if state, err := EventDir(); err == nil {
 		req.OwnState = append(req.OwnState, filepath.Dir(state))
 	}

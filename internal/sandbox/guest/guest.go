@@ -21,6 +21,7 @@
 package guest
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"unicode"
@@ -42,8 +43,8 @@ const (
 type Setup struct {
 	// ReadOnly and Writable are the paths that Landlock opens. Nothing else in
 	// the sandbox's file system can be opened.
-	ReadOnly []string `json:"read_only,omitempty"`
-	Writable []string `json:"writable,omitempty"`
+	ReadOnly Paths `json:"read_only,omitempty"`
+	Writable Paths `json:"writable,omitempty"`
 	// RelayPort asks for a listener on 127.0.0.1, sent with the ready report.
 	RelayPort int `json:"relay_port,omitempty"`
 	// Where no cgroup enforces the limits. 0: no limit.
@@ -51,6 +52,31 @@ type Setup struct {
 	TaskLimit uint64 `json:"task_limit,omitempty"` // RLIMIT_NPROC, processes and threads
 	PinCPUs   bool   `json:"pin_cpus,omitempty"`
 	BoundShm  bool   `json:"bound_shm,omitempty"`
+}
+
+// Paths travel as bytes: a file's name need not be UTF-8, and JSON text must be.
+type Paths []string
+
+// MarshalJSON implements json.Marshaler.
+func (p Paths) MarshalJSON() ([]byte, error) {
+	raw := make([][]byte, len(p))
+	for i, s := range p {
+		raw[i] = []byte(s)
+	}
+	return json.Marshal(raw)
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (p *Paths) UnmarshalJSON(b []byte) error {
+	var raw [][]byte
+	if err := json.Unmarshal(b, &raw); err != nil {
+		return err
+	}
+	*p = make(Paths, len(raw))
+	for i, s := range raw {
+		(*p)[i] = string(s)
+	}
+	return nil
 }
 
 // request is what the controller sends: exactly one member is set.

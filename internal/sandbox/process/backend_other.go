@@ -19,3 +19,11 @@ func (*Backend) Check(sandbox.Spec) error { return errLinux }
 func (*Backend) Prepare(context.Context, sandbox.Spec) (sandbox.Instance, error) {
 	return nil, errLinux
 }
+
+type warm struct{}
+
+// Warm does nothing here.
+func (*Backend) Warm(sandbox.NetworkKind) {}
+
+// Discard does nothing here.
+func (*Backend) Discard() {}

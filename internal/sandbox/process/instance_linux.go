@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/process/cgroup"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/warden"
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,6 +28,7 @@ type Instance struct {
 	limits *enforcement
 	warden *warden.Handle
 	guest  *guest.Client
+	door   uint64 // inode of the supervisor's end of the guest's socket
 
 	known chan struct{} // closed when the pid (and the TAP) are there
 	words chan struct{} // closed when the warden says no more
@@ -44,8 +47,8 @@ type Instance struct {
 	oom      bool
 }
 
-func newInstance(spec sandbox.Spec, limits *enforcement, w *warden.Handle, g *guest.Client) *Instance {
-	i := &Instance{spec: spec, limits: limits, warden: w, guest: g, pidfd: -1,
+func newInstance(spec sandbox.Spec, limits *enforcement, w *warden.Handle, g *guest.Client, door uint64) *Instance {
+	i := &Instance{spec: spec, door: door, limits: limits, warden: w, guest: g, pidfd: -1,
 		known: make(chan struct{}), words: make(chan struct{}), done: make(chan struct{})}
 	go i.listen()
 	go i.supervise()
@@ -122,8 +125,13 @@ func (i *Instance) await(ctx context.Context) error {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.failed != "" {
+	switch {
+	case i.failed != "":
 		return explain(i.failed)
+	case !i.ended:
+		return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "the sandbox's warden died before the sandbox was ready\nnothing was started")
+	case errors.Is(err, net.ErrClosed), errors.Is(err, errEOF), errors.Is(err, unix.ECONNRESET), errors.Is(err, errNotReady):
+		return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "the sandbox's supervisor or bwrap died before the sandbox was ready\nnothing was started")
 	}
 	return explain(err.Error())
 }
@@ -148,6 +156,9 @@ func (i *Instance) supervise() {
 
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if !i.ended {
+		killHolders(i.door)
+	}
 	if i.pidfd >= 0 {
 		if !i.ended {
 			// The warden did not live to see it: death signals do its work,
@@ -186,7 +197,7 @@ func (i *Instance) judge() error {
 		return errors.New("the sandbox ended: its warden died")
 	case i.failed != "":
 		return fmt.Errorf("the sandbox ended: %s", i.failed)
-	case guestErr != nil && !errors.Is(guestErr, errEOF):
+	case guestErr != nil && !errors.Is(guestErr, errEOF) && !errors.Is(guestErr, unix.ECONNRESET):
 		return fmt.Errorf("the sandbox ended: %w", guestErr)
 	}
 	return errors.New("the sandbox ended: its supervisor or bwrap died")

@@ -57,6 +57,45 @@ func (b *Backend) prepare(ctx context.Context, spec sandbox.Spec) (*Instance, er
 	return i, nil
 }
 
+// Warm starts what the next Prepare with this network will need, in parallel
+// with what its caller still has to judge. Whoever calls it calls Prepare or
+// Discard afterwards.
+func (b *Backend) Warm(network sandbox.NetworkKind) {
+	warmed := make(chan warm, 1)
+	b.warm, b.warmed = warmed, network
+	go func() {
+		h, err := warden.Spawn(network == sandbox.NetTAP)
+		warmed <- warm{h, err}
+	}()
+}
+
+// Discard ends what Warm started.
+func (b *Backend) Discard() {
+	if b.warm == nil {
+		return
+	}
+	if w := <-b.warm; w.err == nil {
+		w.handle.Discard()
+	}
+	b.warm = nil
+}
+
+// warden returns the one that Warm started, or a new one.
+func (b *Backend) warden(network sandbox.NetworkKind) (*warden.Handle, error) {
+	if b.warm != nil && b.warmed == network {
+		w := <-b.warm
+		b.warm = nil
+		return w.handle, w.err
+	}
+	b.Discard()
+	return warden.Spawn(network == sandbox.NetTAP)
+}
+
+type warm struct {
+	handle *warden.Handle
+	err    error
+}
+
 // launch starts the warden and waits until the supervisor inside is confined.
 func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, bwrap string, p *plan, limits *enforcement) (*Instance, error) {
 	var files []*os.File
@@ -78,9 +117,13 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, bwrap string, p
 		}
 		files = append(files, f)
 	}
-	w, err := warden.Start(warden.Config{
+	w, err := b.warden(spec.Network)
+	if err != nil {
+		conn.Close()
+		return nil, explain(err.Error())
+	}
+	err = w.Configure(warden.Config{
 		Bwrap: bwrap, Command: []string{"bwrap", "--args", fmt.Sprint(warden.ArgsFD), "--", supervisor},
-		TAP:   spec.Network == sandbox.NetTAP,
 		Group: *limits.group, CPUs: limits.cpus, Memory: limits.memory, Tmpfs: p.tmpfs,
 	}, files)
 	if err != nil {
@@ -92,7 +135,12 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, bwrap string, p
 	if spec.Network == sandbox.NetRelay {
 		setup.RelayPort = sandbox.RelayPort
 	}
-	i := newInstance(spec, limits, w, guest.NewClient(conn, setup))
+	door := inode(theirs)
+	for _, f := range files { // the end of the supervisor must be the end of its socket
+		f.Close()
+	}
+	files = nil
+	i := newInstance(spec, limits, w, guest.NewClient(conn, setup), door)
 	if err := i.await(ctx); err != nil {
 		_ = i.Kill()
 		return nil, err

@@ -14,11 +14,18 @@
 // let him drop them).
 package process
 
-import "github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+import (
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+)
 
-// Backend implements sandbox.Backend. Its zero value is ready.
+// Backend implements sandbox.Backend. Its zero value is ready. Warm, Discard and
+// Prepare are for one caller at a time.
 type Backend struct {
 	bwrap string // for tests; empty: where it is installed
+
+	warm   chan warm // what Warm started; nil: nothing
+	warmed sandbox.NetworkKind
 }
 
 // Isolation implements sandbox.Backend.

@@ -501,6 +501,7 @@ func testJobControl(t *testing.T, b sandbox.Backend) {
 	s.expect("Stopped")
 	s.send("echo in''side; fg\r")
 	s.expect("inside")
+	s.expect("cat") // fg names the job it goes on with
 	s.send("back\r")
 	s.expect("back\r\nback")
 	s.send("\x04exit\r")

@@ -210,9 +210,14 @@ func (k *keeper) reap(stderr *os.File) {
 	}()
 	for {
 		var st unix.WaitStatus
-		_, err := unix.Wait4(-1, &st, 0, nil)
+		pid, err := unix.Wait4(-1, &st, 0, nil)
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			break
+		}
+		if pid == k.bwrap {
+			// Killed before its child had asked for a death signal, it leaves an
+			// orphan that waits for it for ever.
+			k.end()
 		}
 	}
 	text := ""

@@ -15,10 +15,13 @@ import (
 type Handle struct {
 	Cmd  *exec.Cmd
 	conn *frame.Conn
+
+	tap, root bool
 }
 
-// Start starts a warden. The files stay the caller's.
-func Start(cfg Config, files []*os.File) (*Handle, error) {
+// Spawn starts a warden, with a network namespace of its own if there is to be a
+// TAP. It waits for Configure, and ends with Close or its starter.
+func Spawn(tap bool) (*Handle, error) {
 	conn, theirs, err := frame.Pair()
 	if err != nil {
 		return nil, err
@@ -36,36 +39,46 @@ func Start(cfg Config, files []*os.File) (*Handle, error) {
 		// ordinary user can't give his up.)
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: 0, Gid: 0}
 	}
-	if cfg.TAP {
+	if tap {
 		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
 		cmd.SysProcAttr.GidMappingsEnableSetgroups = root
 	}
-	if cfg.SealDevices = root; root {
+	if root {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWNS
 	}
 	if err := cmd.Start(); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("starting the warden: %w", err)
 	}
-	h := &Handle{Cmd: cmd, conn: conn}
-	cfg.Files = len(files)
+	return &Handle{Cmd: cmd, conn: conn, tap: tap, root: root}, nil
+}
+
+// Configure tells a warden what to start. The files stay the caller's. After an
+// error the warden is gone.
+func (h *Handle) Configure(cfg Config, files []*os.File) error {
+	cfg.TAP, cfg.SealDevices, cfg.Files = h.tap, h.root, len(files)
 	deadline := time.Now().Add(10 * time.Second)
 	first := files[:min(len(files), frame.MaxFiles)]
-	err = conn.Send(deadline, cfg, first...)
+	err := h.conn.Send(deadline, cfg, first...)
 	for rest := files[len(first):]; err == nil && len(rest) > 0; {
 		next := rest[:min(len(rest), frame.MaxFiles)]
-		err = conn.Send(deadline, more{}, next...)
+		err = h.conn.Send(deadline, more{}, next...)
 		rest = rest[len(next):]
 	}
 	if err != nil {
-		conn.Close()
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		return nil, fmt.Errorf("telling the warden: %w", err)
+		h.Discard()
+		return fmt.Errorf("telling the warden: %w", err)
 	}
-	return h, nil
+	return nil
+}
+
+// Discard ends a warden that has nothing to look after.
+func (h *Handle) Discard() {
+	h.conn.Close()
+	_ = h.Cmd.Process.Kill()
+	_ = h.Cmd.Wait()
 }
 
 // Receive returns the next report; the TAP's descriptor comes with its report.
