@@ -71,10 +71,13 @@ func (q *question) anyPlaceholder(f catalog.Found, id Identity) bool {
 	return false
 }
 
+// violate notes the worse of two violations, and of equal ones the first by
+// name, so that equal requests get equal answers.
 func (q *question) violate(code string, slot catalog.Slot) {
-	if q.violation != CodePlaceholderMisplaced {
-		q.violation, q.culprit = code, &slot
+	if q.violation == CodePlaceholderMisplaced && code != q.violation || q.violation == code && q.culprit.String() <= slot.String() {
+		return
 	}
+	q.violation, q.culprit = code, &slot
 }
 
 // searchElsewhere looks for a placeholder outside of the accepted slot, inside

@@ -70,16 +70,10 @@ func (s *Set) denyRaw(q *question) Decision {
 }
 
 func (q *question) denyCredential() Decision {
-	rule := q.rules[0]
-	if granting := q.granting(q.op.Name); len(granting) > 0 {
-		rule = granting[0]
-	}
-	if i := slices.IndexFunc(q.rules, func(c *compiled) bool { return c.Credential != "" }); i >= 0 && rule.Credential == "" {
-		rule = q.rules[i]
-	}
+	rule := q.nearest()
 	where := q.culprit.String()
 	if q.violation == CodePlaceholderMisplaced {
-		remedy := "no grant of this destination has a credential; add credential: to the grant at " + rule.Pos.String()
+		remedy := "remove it; the grant at " + rule.Pos.String() + " has no credential to replace it with"
 		if rule.Credential != "" {
 			remedy = "send it in " + slotNames(q.slots) + ", once"
 		}
@@ -90,6 +84,21 @@ func (q *question) denyCredential() Decision {
 		remedy = "send the session's placeholder in " + slotNames(q.slots) + ", once, or no credential"
 	}
 	return q.deny(rule, CodeForeignCredential, where+" holds a credential that is not this session's", remedy)
+}
+
+// nearest is the rule that a denial of a credential is about: one that would
+// cover the request without it, if there is one.
+func (q *question) nearest() *compiled {
+	r, granting := q.request, q.granting(q.op.Name)
+	for _, c := range q.rules {
+		if q.svc == nil && c.pattern.Match(r.Scheme, r.Host, r.Port, r.Path) || slices.Contains(granting, c) && c.coversResource(q.resource) {
+			return c
+		}
+	}
+	if len(granting) > 0 {
+		return granting[0]
+	}
+	return q.rules[0]
 }
 
 func slotNames(slots []catalog.Slot) string {

@@ -92,7 +92,12 @@ func (s *Set) Explain(method, rawURL string) (Explanation, error) {
 	}
 	r := catalog.Request{Scheme: u.Scheme, Host: hp.Host, Port: hp.Port, Method: method, Path: path, Query: query, Header: http.Header{}}
 	x := Explanation{Decision: s.decide(r, Identity{}, true)}
+	broken := malformed(r) != ""
 	for _, c := range s.all() {
+		if broken {
+			x.Rules = append(x.Rules, Evaluated{Rule: c.Pos, Result: "not asked"})
+			continue
+		}
 		e, note := c.evaluate(r)
 		x.Rules = append(x.Rules, e)
 		if note != "" && !slices.Contains(x.Notes, note) {

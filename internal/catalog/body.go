@@ -44,6 +44,22 @@ type bodyRule struct {
 	present string
 	// values sorts the field's strings: a glob and its operation, "" if harmless.
 	values map[string]string
+	// prefixes are the globs with a *, the longest first.
+	prefixes []string
+}
+
+// sort says which glob of the rule a string belongs to: the string itself, or
+// else the longest, so that the order of the file doesn't matter.
+func (r *bodyRule) sort(s string) (glob string, known bool) {
+	if _, ok := r.values[s]; ok {
+		return s, true
+	}
+	for _, p := range r.prefixes {
+		if globMatch(p, s) {
+			return p, true
+		}
+	}
+	return "", false
 }
 
 func (b *bodySpec) index() {
@@ -60,8 +76,16 @@ func (b *bodySpec) index() {
 		}
 	}
 	for _, rs := range b.rules {
-		for _, r := range rs {
+		for i := range rs {
+			r := &rs[i]
 			note(r.at)
+			r.prefixes = nil
+			for g := range r.values {
+				if strings.HasSuffix(g, "*") {
+					r.prefixes = append(r.prefixes, g)
+				}
+			}
+			slices.SortFunc(r.prefixes, func(a, b string) int { return len(b) - len(a) })
 		}
 	}
 	for _, os := range b.opaque {
@@ -231,18 +255,15 @@ func (w *bodyWalk) value(s string, isString bool) {
 			w.use(r.present, where)
 			continue
 		}
-		glob, op, known := "", w.spec.otherwise, false
-		for g, o := range r.values {
-			// The longest pattern decides, so the order of the file doesn't.
-			if isString && globMatch(g, s) && (!known || len(g) > len(glob)) {
-				glob, op, known = g, o, true
-			}
+		glob, known := "", false
+		if isString {
+			glob, known = r.sort(s)
 		}
 		switch {
 		case !known:
-			w.use(op, where+" with a value that isn't known")
-		case op != "":
-			w.use(op, where+" = "+glob)
+			w.use(w.spec.otherwise, where+" with a value that isn't known")
+		case r.values[glob] != "":
+			w.use(r.values[glob], where+" = "+glob)
 		}
 	}
 }
@@ -261,13 +282,18 @@ func (w *bodyWalk) use(op, where string) {
 }
 
 func (b *bodySpec) otherSpelling(key string) bool {
-	plain := true
-	for i := 0; i < len(key) && plain; i++ {
-		plain = key[i] < 0x80 && !('A' <= key[i] && key[i] <= 'Z')
+	plain, ascii := true, true
+	for i := 0; i < len(key); i++ {
+		ascii = ascii && key[i] < 0x80
+		plain = plain && ascii && !('A' <= key[i] && key[i] <= 'Z')
 	}
-	if plain {
+	switch {
+	case plain:
 		return false
+	case ascii:
+		return b.special[strings.ToLower(key)]
 	}
+	// Letters such as the long s fold into ASCII.
 	for k := range b.special {
 		if strings.EqualFold(k, key) {
 			return true

@@ -40,8 +40,11 @@ func slowFeatures(b *bodySpec, v any, path []string, opaque bool, use func(op st
 				}
 				best, op := -1, b.otherwise
 				for g, o := range r.values {
-					if isString && globMatch(g, s) && len(g) > best {
+					if isString && (g == s || globMatch(g, s) && len(g) > best) {
 						best, op = len(g), o
+						if g == s {
+							break
+						}
 					}
 				}
 				if op != "" {

@@ -179,6 +179,9 @@ func (c *Client) Start(ctx context.Context, cmd sandbox.Command) (*Process, erro
 	}
 	if err := c.conn.Send(deadline, request{Start: &s}, files...); err != nil {
 		c.conn.Close() // half a message is no message
+		if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+			return nil, sandbox.ErrGone
+		}
 		return nil, fmt.Errorf("starting %s: %w", cmd.Argv[0], err)
 	}
 	select {

@@ -14,6 +14,7 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/frame"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/process/cgroup"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/warden"
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 	"golang.org/x/sys/unix"
 )
 
@@ -128,7 +129,7 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, bwrap string, p
 	}, files)
 	if err != nil {
 		conn.Close()
-		return nil, explain(err.Error())
+		return nil, vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "the warden died before the sandbox stood: %v", err)
 	}
 	setup := guest.Setup{ReadOnly: p.readOnly, Writable: p.writable, DataLimit: limits.dataLimit(), TaskLimit: limits.tasks,
 		PinCPUs: len(limits.cpus) > 0, BoundShm: limits.memory > 0}
