@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	catalogdata "github.com/bulkhead-dev/bulkhead/catalog"
 	"github.com/bulkhead-dev/bulkhead/internal/catalog"
 	"github.com/bulkhead-dev/bulkhead/internal/hostport"
 	"github.com/bulkhead-dev/bulkhead/internal/policy"
@@ -445,6 +446,29 @@ func TestCompileConflicts(t *testing.T) {
 			if err != nil && (!strings.Contains(err.Error(), "p.yaml:4") || !strings.Contains(err.Error(), "p.yaml:9")) {
 				t.Errorf("not both positions: %v", err)
 			}
+		}
+	}
+}
+
+// TestPresetsCompile holds the embedded presets to the catalogue.
+func TestPresetsCompile(t *testing.T) {
+	files, err := catalogdata.Presets.ReadDir("presets")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		name, ok := strings.CutSuffix(f.Name(), ".yaml")
+		if !ok {
+			continue
+		}
+		data, _ := catalogdata.Presets.ReadFile("presets/" + f.Name())
+		p, err := policy.ParsePreset(name, data)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if _, err := Compile(FromPolicy(&policy.Policy{Grants: p.Grants}), catalog.Default()); err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

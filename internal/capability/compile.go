@@ -255,6 +255,10 @@ func (c *compiled) checkHTTP(add func(msg, hint string)) {
 		add(err.Error(), "")
 		return
 	}
+	if err := catalog.CheckPath(p.Path()); err != nil {
+		add("nothing can match "+quote(c.HTTP)+": "+err.Error(), "such requests are refused before they are decided")
+		return
+	}
 	c.pattern = p
 	treat := TreatTLS
 	if p.Scheme() == "http" {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/cedar-policy/cedar-go"
 	"github.com/cedar-policy/cedar-go/types"
@@ -347,5 +348,16 @@ func requestResource(r catalog.Request) vocabulary.Resource {
 	if len(path) > 512 {
 		path = strings.ToValidUTF8(path[:512], "") + "…"
 	}
-	return vocabulary.Resource(r.Scheme + "://" + r.Host.String() + port + path)
+	return vocabulary.Resource(printable(r.Scheme + "://" + r.Host.String() + port + path))
+}
+
+// printable keeps what a malformed request could do to a terminal out of the
+// record.
+func printable(s string) string {
+	return strings.Map(func(c rune) rune {
+		if !unicode.IsPrint(c) {
+			return unicode.ReplacementChar
+		}
+		return c
+	}, s)
 }
