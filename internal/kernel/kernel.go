@@ -170,6 +170,10 @@ func (r Report) summarise(limits string) Summary {
 	if kvm := r.Probe(ProbeKVM); vm.Status == OK && kvm.Status != OK {
 		vm.Status, vm.Why = Limited, "software emulation, starts in seconds; kvm: "+kvm.Found
 	}
+	// What the host could give is no use before Bulkhead can ask for it.
+	for _, i := range []*Isolation{&container, &vm} {
+		i.Status, i.Why = Missing, "not part of this version of Bulkhead; of this host: "+i.Why
+	}
 	s.Isolations = []Isolation{process, container, vm}
 	return s
 }

@@ -78,7 +78,7 @@ func (s *session) openBroker(ctx context.Context) (*broker.Broker, error) {
 		return nil, asExit(vocabulary.ExitRefused, err)
 	}
 	for _, m := range missing {
-		s.view.notices = append(s.view.notices, m.String())
+		s.view.notices = append(s.view.notices, m.String()+"\nwithout it the service will refuse; set it, or name a file, command or keyring entry under credentials:")
 	}
 	return b, nil
 }

@@ -41,6 +41,21 @@ func hide(name string) error {
 	return unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&cname[0])), 0, 0, 0)
 }
 
+// forgetIgnored gives every signal that was ignored where bulkhead was started
+// its default action: exec keeps ignored signals ignored, and what a command
+// starts with is not to depend on that place.
+func forgetIgnored() {
+	const ignored, setSize = 1, 8
+	type action struct{ handler, flags, restorer, mask uintptr } // struct sigaction of the kernel, 64 bit
+	for sig := uintptr(1); sig <= 64; sig++ {
+		var now action
+		if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, 0, uintptr(unsafe.Pointer(&now)), setSize, 0, 0); errno == 0 && now.handler == ignored {
+			var byDefault action
+			unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&byDefault)), 0, setSize, 0, 0)
+		}
+	}
+}
+
 // confine applies s to this process for good. Nothing hostile has run before.
 func confine(s Setup) error {
 	if err := checkCapabilities(); err != nil {

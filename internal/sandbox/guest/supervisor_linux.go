@@ -52,6 +52,7 @@ func supervise() int {
 		fmt.Fprintln(os.Stderr, "guest:", err)
 		return 1
 	}
+	forgetIgnored()
 	if err := closeOthers(controlFD, int(oomScore.Fd())); err != nil {
 		fmt.Fprintln(os.Stderr, "guest:", err)
 		return 1

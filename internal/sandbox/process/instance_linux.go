@@ -197,7 +197,7 @@ func (i *Instance) judge() error {
 		return errors.New("the sandbox ended: its warden died")
 	case i.failed != "":
 		return fmt.Errorf("the sandbox ended: %s", i.failed)
-	case guestErr != nil && !errors.Is(guestErr, errEOF) && !errors.Is(guestErr, unix.ECONNRESET):
+	case guestErr != nil && !errors.Is(guestErr, errEOF) && !errors.Is(guestErr, unix.ECONNRESET) && !errors.Is(guestErr, net.ErrClosed):
 		return fmt.Errorf("the sandbox ended: %w", guestErr)
 	}
 	return errors.New("the sandbox ended: its supervisor or bwrap died")
