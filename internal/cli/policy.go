@@ -6,11 +6,26 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/bulkhead-dev/bulkhead/internal/policy"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
 func newPolicy() *cobra.Command {
 	return noun("policy", "Check, show and explain policies", policyCheck(), policyShow(), policyExplain())
+}
+
+// checked returns the effective policy, of the file that args may name, with
+// every grant known to the catalogue.
+func (s *policySource) checked(args []string) (*policy.Policy, error) {
+	if len(args) == 1 {
+		s.file = args[0]
+	}
+	p, err := s.load()
+	if err != nil {
+		return nil, err
+	}
+	_, err = compile(p)
+	return p, err
 }
 
 func policyCheck() *cobra.Command {
@@ -20,14 +35,8 @@ func policyCheck() *cobra.Command {
 		Short: "Check a policy and its presets; every error with its position",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 1 {
-				src.file = args[0]
-			}
-			p, err := src.load()
+			p, err := src.checked(args)
 			if err != nil {
-				return err
-			}
-			if _, err := compile(p); err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "%s: valid, %d grants\n", p.File, len(p.Grants))
@@ -45,14 +54,8 @@ func policyShow() *cobra.Command {
 		Short: "Print the effective policy, presets expanded, each line with its origin",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 1 {
-				src.file = args[0]
-			}
-			p, err := src.load()
+			p, err := src.checked(args)
 			if err != nil {
-				return err
-			}
-			if _, err := compile(p); err != nil {
 				return err
 			}
 			_, err = cmd.OutOrStdout().Write(p.YAML())

@@ -588,7 +588,7 @@ func TestTmux(t *testing.T) {
 	}
 	// Killed in the middle, with everything switched on, and the clipboard tried.
 	do("set-buffer", "clean")
-	do("send-keys", "-t", "0", `run sh -c 'printf "\033[?1049h\033[?1003h\033[?1006h\033[?25l\033=\033[?1h\033]52;c;c3RvbGVu\007in the middle"; kill -9 $$'; echo over`, "Enter")
+	do("send-keys", "-t", "0", `run sh -c 'printf "\033[?1049h\033[?1003h\033[?1006h\033[?25l\033=\033[?1h\033]52;c;c3RvbGVu\007in the middle"; kill -9 $$'; echo o''ver`, "Enter")
 	wait("over")
 	for name, want := range map[string]string{"alternate_on": "0", "mouse_any_flag": "0", "mouse_sgr_flag": "0", "cursor_flag": "1", "keypad_flag": "0", "keypad_cursor_flag": "0"} {
 		if got := flag(name); got != want {

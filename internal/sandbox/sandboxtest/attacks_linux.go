@@ -127,6 +127,8 @@ func attack(args []string) findings {
 
 	f.met("mknod char", unix.Mknod("/tmp/null", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
 	f.met("mknod block", unix.Mknod("/tmp/disk", unix.S_IFBLK|0o666, int(unix.Mkdev(254, 0))))
+	// A whiteout needs no capability, and no mount refuses it: only Landlock does.
+	f.met("mknod whiteout", unix.Mknod("/tmp/whiteout", unix.S_IFCHR|0o666, 0))
 	f.call("open_by_handle_at", unix.SYS_OPEN_BY_HANDLE_AT, 0, 0, 0)
 
 	f.call("keyctl", unix.SYS_KEYCTL, 0, ^uintptr(3), 0)
@@ -241,7 +243,7 @@ func testAttacks(t *testing.T, b sandbox.Backend) {
 		"io_uring_setup": "ENOSYS", "bpf": "EPERM", "perf_event_open": "EPERM", "userfaultfd": "EPERM", "unknown number": "ENOSYS",
 		"socket packet": "EAFNOSUPPORT", "socket vsock": "EAFNOSUPPORT", "socket raw icmp": "EAFNOSUPPORT", "TIOCSTI": "EPERM",
 		"TIOCSTI with high bits": "EPERM", "TIOCLINUX": "EPERM", "process_vm_readv 1": "EPERM", "pidfd_getfd 1": "EPERM", "kill a host process": "ESRCH",
-		"open_by_handle_at": "EPERM", "ptrace job": "EPERM", "personality READ_IMPLIES_EXEC": "EPERM", "read " + canary: "ENOENT",
+		"open_by_handle_at": "EPERM", "mknod whiteout": "EACCES", "ptrace job": "EPERM", "personality READ_IMPLIES_EXEC": "EPERM", "read " + canary: "ENOENT",
 	} {
 		if f[what] != want {
 			t.Errorf("%s: %q, want %s", what, f[what], want)

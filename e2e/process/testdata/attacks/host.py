@@ -44,6 +44,8 @@ for p in ['/dev/mem', '/dev/kmsg', '/dev/fuse', '/dev/net/tun', '/dev/vda', '/de
     attack('FS-07', 'open ' + p, lambda: os.close(os.open(p, os.O_RDONLY)) or True)
 for where in ['node', '/tmp/node', '/dev/shm/node']:
     attack('FS-07', 'mknod ' + where, lambda: os.mknod(where, stat.S_IFCHR | 0o666, os.makedev(1, 1)) or read(where))
+# A device 0:0 needs no capability, and no mount refuses it: only Landlock does.
+attack('FS-07', 'mknod of a whiteout', lambda: os.mknod('whiteout', stat.S_IFCHR | 0o666, 0) or True)
 new = {'mount': 165, 'umount2': 166, 'pivot_root': 155, 'chroot': 161, 'open_tree': 428, 'move_mount': 429, 'fsopen': 430, 'fsmount': 432, 'fspick': 433, 'mount_setattr': 442, 'open_tree_attr': 467}
 for n, nr in new.items(): attack('FS-11', n, lambda: call(nr, b'/', b'/', 0, 0, 0))
 for n, args in {'unshare user': (272, 0x10000000), 'unshare mount': (272, 0x20000), 'setns': (308, pid1, 0), 'clone3': (435, 0, 0)}.items(): attack('KRN-02', n, lambda: call(*args))

@@ -25,9 +25,9 @@ for chunk in ['0x3\r\nabc\r\n0\r\n\r\n', '-3\r\nabc\r\n0\r\n\r\n', '3 \r\nabc\r\
 control('PXY-19', 'the first of two requests in one write', lambda: status('GET /ok/first HTTP/1.1\r\n' + H + '\r\n' + after))
 say('PXY-19', 'the second of them', 'sent')
 for what, head in {'another Host': 'Host: other.example.com\r\n', 'two Hosts': H + 'Host: other.example.com\r\n', 'Host with a space': 'Host: docs.example.com other.example.com\r\n', 'a folded Host': 'Host: docs.example.com\r\n other.example.com\r\n', 'another port': 'Host: docs.example.com:8443\r\n', 'no Host': ''}.items():
-    attack('PXY-09', what, lambda: status('GET /bad/host HTTP/1.1\r\n' + head + 'Connection: close\r\n\r\n'))
-attack('PXY-08', 'another SNI', lambda: get('/bad/sni', sni='other.example.com'))
-attack('PXY-14', 'no TLS on a TLS port', lambda: get('/bad/plain', tls=False))
+    attack('PXY-09', what, lambda: status('GET /ok/bad/host HTTP/1.1\r\n' + head + 'Connection: close\r\n\r\n'))
+attack('PXY-08', 'another SNI', lambda: get('/ok/bad/sni', sni='other.example.com'))
+attack('PXY-14', 'no TLS on a TLS port', lambda: get('/ok/bad/plain', tls=False))
 for target in ['https://other.example.com/o/bad', 'https://docs.example.com@other.example.com/bad', 'http://docs.example.com/ok/bad', 'ok/bad', '*']:
     attack('PXY-16', target, lambda: get(target))
 for p in ['/ok/../bad/1', '/ok/%2e%2e/bad/2', '/ok/..%2fbad/3', '/ok/%252e%252e/bad/4', '/ok/..\\bad/5', '/ok//../bad/6', '/ok/..;/bad/7', '/ok/%2e%2e%5cbad/8', '/ok%2fbad/9', '/ok/.%2e/bad/10', '/ok/%c0%ae%c0%ae/bad', '//ok/bad', '/@a%2f..%2fbad', '/ok/bad%0d%0aX:y', '/OK/bad', '/ok/bad%00']:
