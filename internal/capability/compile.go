@@ -424,7 +424,7 @@ func (c *compiled) policy(p *ast.Policy) *cedar.Policy {
 func resourceCondition(resources []string) ast.Node {
 	var all ast.Node
 	for i, r := range resources {
-		n := ast.Resource().Equal(ast.EntityUID("Resource", types.String(r)))
+		n := ast.Resource().Equal(ast.Value(types.NewEntityUID("Resource", types.String(r))))
 		if prefix, ok := strings.CutSuffix(r, "*"); ok {
 			// What stands for a part of a resource has no slash in it.
 			n = ast.Context().Access("resource").Like(types.NewPattern(prefix, types.Wildcard{}))

@@ -1,7 +1,6 @@
 package session
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -71,6 +70,3 @@ func writableInside(real string, mounts []vocabulary.Mount) bool {
 func noLog(err error) error {
 	return vocabulary.Exitf(vocabulary.ExitRefused, "%v\nnothing was started: a session that cannot be recorded does not run\nname a writable file with --events FILE", err)
 }
-
-// describe is the one line that says which log a message refers to.
-func describe(log *event.Log) string { return fmt.Sprintf("events: %s", log.Path()) }

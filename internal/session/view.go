@@ -162,9 +162,7 @@ func (v *view) plan() error {
 		return err
 	}
 	v.dir, v.who.home = v.layout.Dir, v.layout.Home
-	for _, w := range v.layout.Warnings {
-		v.notices = append(v.notices, w)
-	}
+	v.notices = append(v.notices, v.layout.Warnings...)
 	return nil
 }
 

@@ -266,11 +266,12 @@ func (p *patient) Read(b []byte) (int, error) {
 
 func (q *request) forward(d capability.Decision, body io.Reader, length int64) {
 	h := q.h
-	ctx, done := q.r.Context(), func() {}
+	ctx := q.r.Context()
 	more := map[string]string{}
 	var use *wire.CredentialUse
 	if d.Swap != nil {
 		// Tracked before the flag is read: a revocation finds one or the other.
+		var done func()
 		ctx, done = h.track(ctx)
 		defer done()
 		if h.revoked.Load() {

@@ -3,6 +3,7 @@ package modelstub
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -188,7 +189,8 @@ func parseContent(raw json.RawMessage) ([]Block, error) {
 		Content   json.RawMessage `json:"content"`
 	}
 	if err := json.Unmarshal(raw, &list); err != nil {
-		return nil, fmt.Errorf("Input should be a valid list")
+		//lint:ignore ST1005 these are the API's own words
+		return nil, errors.New("Input should be a valid list")
 	}
 	var out []Block
 	for _, b := range list {
