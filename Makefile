@@ -36,7 +36,7 @@ test: ## install what the tests need, then vet and run all of them
 	@go run ./scripts/gotest $(GOTESTFLAGS) ./...
 
 .PHONY: bench
-bench: ## measure start, request and file work against bare bwrap, srt and fence
+bench: ## measure start, file work and the gateway beside bwrap, srt, fence, mitmproxy and squid
 	@scripts/install-deps bench
 	@$(MAKE) --no-print-directory build
 	@mkdir -p .cache/bench

@@ -5,10 +5,11 @@
 // slow minute of the machine hits all of them, and what counts are ratios of
 // medians. A peer that can't be had is printed as absent with the reason.
 //
-//	bench -bulkhead bin/bulkhead -cache .cache/bench [-json] [-only start,request,work] [-rounds N]
+//	bench -bulkhead bin/bulkhead -cache .cache/bench [-json] [-only start,request,work,gateway,decide] [-rounds N]
 //
-// It also carries the two programs that run inside the sandbox: "bench client"
-// (HTTPS requests over one connection) and "bench time" (a command, repeated).
+// It also carries the programs that run inside the sandbox: "bench client" (HTTPS
+// requests over one connection), "bench load" (package load) and "bench time" (a
+// command, repeated).
 package main
 
 import (
@@ -25,11 +26,13 @@ import (
 	"syscall"
 	"text/tabwriter"
 	"time"
+
+	"github.com/bulkhead-dev/bulkhead/bench/load"
 )
 
 // row is one line of the answer.
 type row struct {
-	Question string  `json:"question"` // start, request, work
+	Question string  `json:"question"` // start, request, work, gateway, decide
 	Name     string  `json:"name"`
 	Median   float64 `json:"median_ms,omitempty"`
 	Ratio    string  `json:"ratio,omitempty"` // what Median is compared with
@@ -39,11 +42,12 @@ type row struct {
 }
 
 type report struct {
-	Kernel string `json:"kernel"`
-	CPUs   int    `json:"cpus"`
-	UID    int    `json:"uid"`
-	Rounds int    `json:"rounds"`
-	Rows   []row  `json:"rows"`
+	Kernel string      `json:"kernel"`
+	CPUs   int         `json:"cpus"`
+	UID    int         `json:"uid"`
+	Rounds int         `json:"rounds"`
+	Rows   []row       `json:"rows"`
+	Ways   []wayResult `json:"gateway,omitempty"`
 }
 
 type bench struct {
@@ -54,11 +58,20 @@ type bench struct {
 	dir      string // scratch, removed at the end
 	rounds   int
 	rows     []row
+	ways     []wayResult
+	plot     string // where the gateway's figures are drawn, if anywhere
+
+	wanted        []string
+	gatewayRounds int
 }
 
 func main() {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
+		case "load":
+			os.Exit(load.Main(os.Args[2:]))
+		case "upstream":
+			os.Exit(upstreamMain(os.Args[2:]))
 		case "client":
 			os.Exit(clientMain(os.Args[2:]))
 		case "time":
@@ -72,8 +85,11 @@ func run() int {
 	bulkhead := flag.String("bulkhead", "bin/bulkhead", "the binary to measure")
 	cache := flag.String("cache", ".cache/bench", "where peers are installed")
 	asJSON := flag.Bool("json", false, "print the report as JSON")
-	only := flag.String("only", "start,request,work", "the questions to ask")
+	only := flag.String("only", "start,request,work,gateway,decide", "the questions to ask")
 	rounds := flag.Int("rounds", 21, "runs of each contender for start; fewer where a run is long")
+	ways := flag.String("ways", "", "the gateway's contenders, by the beginnings of their names (direct is always there)")
+	plot := flag.String("plot", "", "where the gateway's figures are drawn; default gateway.svg in the cache")
+	gatewayRounds := flag.Int("gateway-rounds", 5, "rounds of the gateway's contenders")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -84,12 +100,16 @@ func run() int {
 		return 1
 	}
 	defer os.RemoveAll(b.dir)
-	questions := map[string]func() error{"start": b.start, "request": b.request, "work": b.work}
+	b.wanted, b.gatewayRounds = strings.Split(*ways, ","), max(1, *gatewayRounds)
+	if b.plot = *plot; b.plot == "" {
+		b.plot = filepath.Join(b.cache, "gateway.svg")
+	}
+	questions := map[string]func() error{"start": b.start, "request": b.request, "work": b.work, "gateway": b.gateway, "decide": b.decide}
 	failed := false
 	for _, q := range strings.Split(*only, ",") {
 		f, ok := questions[q]
 		if !ok {
-			fmt.Fprintf(os.Stderr, "bench: no question %q (start, request, work)\n", q)
+			fmt.Fprintf(os.Stderr, "bench: no question %q (start, request, work, gateway, decide)\n", q)
 			return 2
 		}
 		fmt.Fprintf(os.Stderr, "measuring %s …\n", q)
@@ -99,6 +119,10 @@ func run() int {
 		}
 	}
 	b.print(*asJSON)
+	if err := b.draw(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: plot:", err)
+		failed = true
+	}
 	if failed {
 		return 1
 	}
@@ -126,8 +150,12 @@ func newBench(ctx context.Context, bulkhead, cache string, rounds int) (*bench, 
 	return b, nil
 }
 
+func (b *bench) report() report {
+	return report{Kernel: kernel(), CPUs: runtime.NumCPU(), UID: os.Getuid(), Rounds: b.rounds, Rows: b.rows, Ways: b.ways}
+}
+
 func (b *bench) print(asJSON bool) {
-	r := report{Kernel: kernel(), CPUs: runtime.NumCPU(), UID: os.Getuid(), Rounds: b.rounds, Rows: b.rows}
+	r := b.report()
 	if asJSON {
 		enc := json.NewEncoder(os.Stdout)
 		enc.SetIndent("", "  ")
@@ -135,6 +163,7 @@ func (b *bench) print(asJSON bool) {
 		return
 	}
 	fmt.Printf("kernel %s, %d CPUs, uid %d; medians, contenders taking turns\n\n", r.Kernel, r.CPUs, r.UID)
+	printWays(r.Ways)
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "what\tmedian\tcompared\tgoal\t")
 	for _, row := range r.Rows {
@@ -149,7 +178,11 @@ func (b *bench) print(asJSON bool) {
 				verdict = "met"
 			}
 		}
-		fmt.Fprintf(w, "%s: %s\t%.2f ms\t%s\t%s\t%s\n", row.Question, row.Name, row.Median, row.Ratio, row.Goal, verdict)
+		median := ""
+		if row.Median != 0 {
+			median = fmt.Sprintf("%.2f ms", row.Median)
+		}
+		fmt.Fprintf(w, "%s: %s\t%s\t%s\t%s\t%s\n", row.Question, row.Name, median, row.Ratio, row.Goal, verdict)
 	}
 	w.Flush()
 	for _, row := range r.Rows {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -14,12 +15,15 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"sync"
 	"time"
 )
 
@@ -33,16 +37,26 @@ type upstream struct {
 	server *http.Server
 }
 
+// newCA makes a CA that lives for a day.
+func newCA(name string, key crypto.Signer) (*x509.Certificate, []byte, error) {
+	now := time.Now()
+	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign}
+	der, err := x509.CreateCertificate(rand.Reader, ca, ca, key.Public(), key)
+	if err != nil {
+		return nil, nil, err
+	}
+	ca, err = x509.ParseCertificate(der)
+	return ca, der, err
+}
+
 func newUpstream(dir string) (*upstream, error) {
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now()
-	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "bench CA"},
-		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, &caKey.PublicKey, caKey)
+	ca, caDER, err := newCA("bench CA", caKey)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +64,7 @@ func newUpstream(dir string) (*upstream, error) {
 	if err != nil {
 		return nil, err
 	}
-	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), DNSNames: []string{upstreamName},
+	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), DNSNames: []string{upstreamName, "localhost"},
 		NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, ca, &key.PublicKey, caKey)
@@ -66,14 +80,70 @@ func newUpstream(dir string) (*upstream, error) {
 		return nil, err
 	}
 	u.addr = l.Addr().String()
-	body := bytes.Repeat([]byte("x"), 1024)
 	u.server = &http.Server{
-		Handler:   http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write(body) }),
+		Handler:   http.HandlerFunc(serveUpstream),
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{leafDER}, PrivateKey: key}}},
+		ErrorLog:  log.New(io.Discard, "", 0), // of connections that ended in the middle
 	}
 	go u.server.ServeTLS(l, "", "")
+	// A proxy may try the other loopback address first.
+	if _, port, err := net.SplitHostPort(u.addr); err == nil {
+		if l6, err := net.Listen("tcp", net.JoinHostPort("::1", port)); err == nil {
+			go u.server.ServeTLS(l6, "", "")
+		}
+	}
 	return u, nil
 }
+
+// upstreamMain is the server by itself, for profiles: its CA goes to the folder
+// named, its address to standard output.
+func upstreamMain(args []string) int {
+	if len(args) != 1 {
+		fmt.Fprintln(os.Stderr, "usage: bench upstream DIR")
+		return 2
+	}
+	u, err := newUpstream(args[0])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "upstream:", err)
+		return 1
+	}
+	fmt.Println(u.addr)
+	select {}
+}
+
+var small, large = bytes.Repeat([]byte("x"), 1<<10), make([]byte, 256<<10)
+
+// serveUpstream answers /r with 1 KiB (after ms milliseconds), /bulk with n
+// bytes, and /up with the number of bytes that it got.
+func serveUpstream(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/bulk":
+		left, _ := strconv.ParseInt(r.URL.Query().Get("n"), 10, 64)
+		w.Header().Set("Content-Length", strconv.FormatInt(left, 10))
+		for left > 0 {
+			n, err := w.Write(large[:min(int64(len(large)), left)])
+			if err != nil {
+				return
+			}
+			left -= int64(n)
+		}
+	case "/up":
+		buf := bulkBuffers.Get().(*[]byte)
+		defer bulkBuffers.Put(buf)
+		n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{r.Body}, *buf)
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		io.WriteString(w, strconv.FormatInt(n, 10))
+	default:
+		if ms, err := strconv.Atoi(r.URL.Query().Get("ms")); err == nil {
+			time.Sleep(time.Duration(min(ms, 1000)) * time.Millisecond)
+		}
+		w.Write(small)
+	}
+}
+
+var bulkBuffers = sync.Pool{New: func() any { b := make([]byte, 256<<10); return &b }}
 
 func (u *upstream) close() { u.server.Close() }
 
@@ -82,7 +152,7 @@ func (u *upstream) policy() string {
 workspace: {path: ., mode: rw}
 grants:
   - http: https://%[1]s/**
-    methods: [GET]
+    methods: [GET, POST]
 upstreams:
   %[1]s: {connect: %[2]q, ca: %[3]q}
 `, upstreamName, u.addr, u.caFile)

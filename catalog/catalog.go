@@ -16,6 +16,16 @@ var Services embed.FS
 //go:embed presets
 var Presets embed.FS
 
+// Logins holds logins/NAME.yaml: where a program keeps its login on the host.
+//
+//go:embed logins
+var Logins embed.FS
+
+// KnownHosts is known_hosts: SSH host keys that their owners publish.
+//
+//go:embed known_hosts
+var KnownHosts []byte
+
 // Secrets is secrets.yaml: what stays unreachable below any broad mount.
 //
 //go:embed secrets.yaml

@@ -54,6 +54,12 @@ upstreams:
   api.anthropic.com: {connect: "ADDR", ca: "CA"}
 `
 
+// Real keys of the host, which never come inside.
+const (
+	realOpenAIKey = "sk-proj-REALOPENAI000000000000000000000000000000000000"
+	realGeminiKey = "AIzaSyREALGEMINI00000000000000000000000"
+)
+
 const realKey = "sk-ant-api03-REAL0000000000000000000000000000000000000000000000000000000000000000000000000000000000000AA"
 
 // tally is what is known of one id.
@@ -86,7 +92,7 @@ func TestAttacksElsewhere(t *testing.T) {
 		t.Skipf("uid %d cannot change users or mounts; not proven in this run: the attacks as another user or over the relay", os.Getuid())
 	}
 	u := ordinaryUser(t)
-	test := []string{filepath.Join(shared, "process.test"), "-test.run", "^TestAttacks$", "-test.v"}
+	test := []string{filepath.Join(shared, "process.test"), "-test.run", "^Test(Model)?Attacks$", "-test.v"}
 	for name, command := range map[string][]string{
 		"ordinary user": append([]string{"setpriv", "--reuid", u.Uid, "--regid", u.Gid, "--clear-groups", "--", "env", "HOME=" + u.HomeDir}, test...),
 		"root, relay": append([]string{"unshare", "--mount", "--propagation", "private", "--", "sh", "-ec",
@@ -212,7 +218,7 @@ func attackInside(t *testing.T, dir, policy, program string, args ...string) []b
 	argv := append([]string{"run", "--policy", policyFile, "--events", filepath.Join(dir, "events.jsonl"), "--", "python3", "attack.py"}, args...)
 	cmd := exec.CommandContext(ctx, filepath.Join(shared, "bin", "bulkhead"), argv...)
 	cmd.Dir = workspace
-	cmd.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH"), "ANTHROPIC_API_KEY=" + realKey}
+	cmd.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH"), "ANTHROPIC_API_KEY=" + realKey, "OPENAI_API_KEY=" + realOpenAIKey, "GEMINI_API_KEY=" + realGeminiKey}
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	out, err := cmd.Output()

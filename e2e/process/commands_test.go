@@ -41,6 +41,8 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"empty":     cmdEmpty,
 	"arrived":   cmdArrived,
 	"gitserver": cmdGitServer,
+	"sshserver": cmdSSHServer,
+	"asgit":     cmdAsGit,
 	"screen":    cmdScreen,
 	"asuser":    cmdAsUser,
 }

@@ -36,7 +36,7 @@ const (
 )
 
 // networkStories are those that depend on how the network is made.
-const networkStories = "^(no_network|http_grant|relay|upstream_tls|streaming|credentials|revoke|lang_.*)$"
+const networkStories = "^(no_network|http_grant|relay|upstream_tls|streaming|credentials|login|revoke|git_ssh|localhost|lang_.*)$"
 
 func TestMain(m *testing.M) {
 	if shared = os.Getenv(sharedEnv); shared != "" {
@@ -322,8 +322,10 @@ func TestDocumentedPoliciesAreValid(t *testing.T) {
 }
 
 func yamlBlocks(doc string) string {
-	var b strings.Builder
 	inside := false
+	var keys []string
+	under := map[string]string{}
+	key := ""
 	for line := range strings.Lines(doc) {
 		switch {
 		case strings.HasPrefix(line, "```yaml"):
@@ -331,8 +333,18 @@ func yamlBlocks(doc string) string {
 		case strings.HasPrefix(line, "```"):
 			inside = false
 		case inside:
-			b.WriteString(line)
+			if name, rest, ok := strings.Cut(line, ":"); ok && strings.TrimLeft(name, " -#") == name {
+				if key = name; under[key] != "" && strings.TrimSpace(rest) == "" {
+					continue // what follows belongs to the first one
+				}
+				keys = append(keys, key)
+			}
+			under[key] += line
 		}
+	}
+	var b strings.Builder
+	for _, k := range keys {
+		b.WriteString(under[k])
 	}
 	return b.String()
 }

@@ -194,7 +194,8 @@ func cmdGitServer(ts *testscript.TestScript, neg bool, args []string) {
 	backend := &cgi.Handler{
 		Path: filepath.Join(strings.TrimSpace(string(libexec)), "git-http-backend"),
 		Env: []string{"GIT_PROJECT_ROOT=" + dir, "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_NOSYSTEM=1", "HOME=" + dir,
-			"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=http.receivepack", "GIT_CONFIG_VALUE_0=true"},
+			"GIT_CONFIG_COUNT=2", "GIT_CONFIG_KEY_0=http.receivepack", "GIT_CONFIG_VALUE_0=true",
+			"GIT_CONFIG_KEY_1=receive.advertisePushOptions", "GIT_CONFIG_VALUE_1=true"},
 	}
 	serveTLS(ts, name, []string{host}, false, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		line, _ := json.Marshal(seen{Proto: req.Proto, Method: req.Method, Host: req.Host, URI: req.RequestURI, Header: req.Header})

@@ -97,14 +97,18 @@ var impure = map[string]string{
 // ranks order the packages within a room: imports go to a strictly lower rank.
 // What is not listed has rank 1.
 var ranks = map[string]int{
+	"internal/broker":                 2, // above its logins
 	"internal/egress":                 4, // the process: puts the stages together
 	"internal/egress/intercept":       3, // the order in which a flow passes
 	"internal/egress/relay":           3,
 	"internal/egress/httpauthz":       2,
+	"internal/egress/gitssh":          2,
 	"internal/egress/netstack":        1,
 	"internal/egress/resolver":        1,
 	"internal/egress/dial":            0,
+	"internal/egress/gather":          -1, // bytes only, below dial
 	"internal/egress/wire":            0,
+	"internal/egress/gitssh/hostkeys": 0, // pure
 	"internal/egress/confine":         0,
 	"internal/sandbox":                0, // the contract knows no backend
 	"internal/sandbox/guest/frame":    1,

@@ -20,18 +20,35 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/bulkhead-dev/bulkhead/internal/broker/login"
 	"github.com/bulkhead-dev/bulkhead/internal/secret"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
 // Source says where one credential comes from. Exactly one of Env, File,
-// Command and Keyring is set.
+// Command, Keyring, AWS, Google, Azure, SSH and Login is set.
 type Source struct {
 	Name    string
 	Env     string   // a variable's name
 	File    string   // one trailing newline is not part of the credential
 	Command []string // argv, run without a shell; what it prints, as with File
 	Keyring string   // "service/user"
+	AWS     string   // a profile of AWS's tools; see AWSDefault
+	Google  string   // "adc"
+	Azure   string   // one of AzureAudiences
+
+	// SSH is AgentSource or the path of a key: a source of signatures, whose
+	// secret nobody gets (PublicKeys, Sign).
+	SSH string
+
+	Login *LoginSource
+
+	// Or are sources to try, in this order, if the credential is not at this one.
+	// Of each only what says where it is counts, and its placeholder.
+	Or []Source
+
+	// Post asks a token endpoint; Google and Azure need it.
+	Post Poster
 
 	Optional bool
 	// Placeholder is what the sandbox sees instead.
@@ -53,6 +70,21 @@ type Missing struct {
 // String is one line.
 func (m Missing) String() string {
 	return fmt.Sprintf("credential %s: %s (%s)", m.Name, m.Reason, m.Pos)
+}
+
+// and joins what two sources of one credential lack.
+func (m *Missing) and(next *Missing) *Missing {
+	if m == nil {
+		return next
+	}
+	both := *m
+	both.Broken = next.Broken
+	both.Reason += ", and " + next.Reason
+	both.Remedy += "; or " + next.Remedy
+	if next.Broken {
+		both.Reason, both.Remedy = next.Reason, next.Remedy
+	}
+	return &both
 }
 
 // MissingError says which required credentials could not be had.
@@ -78,6 +110,10 @@ type Broker struct {
 	mu           sync.RWMutex
 	open         bool
 	values       map[string]secret.Value
+	ssh          map[string]*sshKey
+	renewed      map[string]*live // those of values that end
+	logins       map[string]*login.Login
+	chosen       map[string]int
 	names        []string
 	placeholders map[string]string
 	warnings     []string
@@ -93,6 +129,10 @@ func Open(ctx context.Context, sources []Source, lookup func(string) (string, bo
 	}
 	type result struct {
 		value   secret.Value
+		live    *live
+		login   *login.Login
+		ssh     *sshKey
+		chosen  int
 		warning string
 		missing *Missing
 	}
@@ -101,15 +141,30 @@ func Open(ctx context.Context, sources []Source, lookup func(string) (string, bo
 	for i, s := range sources {
 		wg.Go(func() {
 			r := &results[i]
-			value, warning, err := read(ctx, s, lookup)
-			r.value, r.warning = value, warning
-			if err != nil {
-				r.missing = &Missing{Broken: err.broken, Name: s.Name, Reason: err.reason, Remedy: err.remedy, Pos: s.Pos}
+			for n, c := range s.choices() {
+				var err *sourceError
+				if c.Login != nil && c.sources() == 1 && c.Name != "" {
+					r.login, err = c.openLogin(ctx, lookup)
+				} else if c.SSH != "" && c.sources() == 1 && c.Name != "" {
+					r.ssh, r.warning, err = openSSH(ctx, c, lookup)
+				} else if r.live = c.live(lookup); r.live != nil {
+					r.value, err = r.live.first(ctx)
+				} else {
+					r.value, r.warning, err = read(ctx, c, lookup)
+				}
+				if err == nil {
+					r.missing, r.chosen = nil, n
+					break
+				}
+				r.missing = r.missing.and(&Missing{Broken: err.broken, Name: s.Name, Reason: err.reason, Remedy: err.remedy, Pos: s.Pos})
+				if err.broken { // what is there and can't be used is not passed over
+					break
+				}
 			}
 		})
 	}
 	wg.Wait()
-	b := &Broker{open: true, values: map[string]secret.Value{}, placeholders: map[string]string{}}
+	b := &Broker{open: true, values: map[string]secret.Value{}, ssh: map[string]*sshKey{}, renewed: map[string]*live{}, logins: map[string]*login.Login{}, chosen: map[string]int{}, placeholders: map[string]string{}}
 	var missing []Missing
 	var required MissingError
 	for i, s := range sources {
@@ -118,10 +173,22 @@ func Open(ctx context.Context, sources []Source, lookup func(string) (string, bo
 			b.Close()
 			return nil, nil, fmt.Errorf("broker: credential %s has two sources", s.Name)
 		}
-		b.placeholders[s.Name] = s.Placeholder
+		b.placeholders[s.Name], b.chosen[s.Name] = s.choices()[r.chosen].Placeholder, r.chosen
 		switch {
+		case r.missing == nil && r.login != nil:
+			b.logins[s.Name] = r.login
+			b.placeholders[s.Name] = r.login.Placeholder()
+			b.names = append(b.names, s.Name)
+		case r.missing == nil && r.ssh != nil:
+			b.ssh[s.Name] = r.ssh
+			if r.warning != "" {
+				b.warnings = append(b.warnings, "credential "+s.Name+": "+r.warning)
+			}
 		case r.missing == nil:
 			b.values[s.Name] = r.value
+			if r.live != nil {
+				b.renewed[s.Name] = r.live
+			}
 			b.names = append(b.names, s.Name)
 			if r.warning != "" {
 				b.warnings = append(b.warnings, "credential "+s.Name+": "+r.warning)
@@ -139,7 +206,8 @@ func Open(ctx context.Context, sources []Source, lookup func(string) (string, bo
 	return b, missing, nil
 }
 
-// Names returns the credentials that are there, in the order of the sources.
+// Names returns the credentials that are there and have a placeholder, in the
+// order of the sources.
 func (b *Broker) Names() []string { return append([]string(nil), b.names...) }
 
 // Warnings returns what a person should change about the sources.
@@ -154,15 +222,45 @@ func (b *Broker) Placeholder(name string) string { return b.placeholders[name] }
 // used for whatever the decider has permitted, so they do not decide here.
 func (b *Broker) Credential(name string, _ vocabulary.Action, _ vocabulary.Resource) (secret.Value, error) {
 	b.mu.RLock()
+	v, ok := b.values[name]
+	renewed := b.renewed[name]
+	from := b.logins[name]
+	if b.open && renewed == nil {
+		v = v.Clone()
+	}
+	open := b.open
+	b.mu.RUnlock()
+	switch {
+	case !open:
+		return secret.Value{}, ErrRevoked
+	case from != nil:
+		ctx, cancel := context.WithTimeout(context.Background(), tokenTimeout)
+		defer cancel()
+		v, err := from.Token(ctx)
+		if errors.Is(err, login.ErrRevoked) {
+			return secret.Value{}, ErrRevoked
+		}
+		if err != nil {
+			return secret.Value{}, fmt.Errorf("%q: %w", name, err)
+		}
+		return v, nil
+	case !ok:
+		return secret.Value{}, fmt.Errorf("%q: %w", name, ErrUnknown)
+	case renewed == nil:
+		return v, nil
+	}
+	// Not under the lock: a revocation does not wait for a token endpoint.
+	v, err := renewed.get()
+	if err != nil {
+		return secret.Value{}, fmt.Errorf("%q: %s; %s", name, err.reason, err.remedy)
+	}
+	b.mu.RLock()
 	defer b.mu.RUnlock()
 	if !b.open {
+		v.Wipe()
 		return secret.Value{}, ErrRevoked
 	}
-	v, ok := b.values[name]
-	if !ok {
-		return secret.Value{}, fmt.Errorf("%q: %w", name, ErrUnknown)
-	}
-	return v.Clone(), nil
+	return v, nil
 }
 
 // Revoke wipes all credentials; from its return on there are none. Idempotent.
@@ -174,11 +272,21 @@ func (b *Broker) Revoke() {
 		v.Wipe()
 	}
 	clear(b.values)
+	for _, l := range b.renewed {
+		go l.wipe() // may have to wait for a fetch, whose value nobody gets
+	}
+	clear(b.renewed)
+	for _, l := range b.logins {
+		l.Revoke()
+	}
 }
 
 // Close revokes.
 func (b *Broker) Close() error {
 	b.Revoke()
+	for _, l := range b.logins {
+		l.Close() // a refresh that has begun is stored first
+	}
 	return nil
 }
 

@@ -45,15 +45,18 @@ func broken(remedy, format string, args ...any) *sourceError {
 	return e
 }
 
-func read(ctx context.Context, s Source, lookup func(string) (string, bool)) (secret.Value, string, *sourceError) {
-	set := 0
-	for _, is := range []bool{s.Env != "", s.File != "", len(s.Command) > 0, s.Keyring != ""} {
+func (s Source) sources() (n int) {
+	for _, is := range []bool{s.Env != "", s.File != "", len(s.Command) > 0, s.Keyring != "", s.SSH != "", s.Login != nil} {
 		if is {
-			set++
+			n++
 		}
 	}
-	if set != 1 || s.Name == "" {
-		return secret.Value{}, "", broken("give it exactly one of env, file, command, keyring", "it has %d sources", set)
+	return n
+}
+
+func read(ctx context.Context, s Source, lookup func(string) (string, bool)) (secret.Value, string, *sourceError) {
+	if set := s.sources(); set != 1 || s.Name == "" {
+		return secret.Value{}, "", broken("give it exactly one of env, file, command, keyring, ssh, login", "it has %d sources", set)
 	}
 	var raw []byte
 	var warning string

@@ -33,6 +33,35 @@ func BenchmarkDecide(b *testing.B) {
 	}
 }
 
+// BenchmarkDecideCrowded has all grants about the host and operation that is
+// asked for, so that the index has to tell them apart by path and resource.
+func BenchmarkDecideCrowded(b *testing.B) {
+	for _, n := range []int{10, 1000} {
+		spec := parse(b, testPolicy)
+		for i := range n {
+			spec.Rules = append(spec.Rules,
+				Rule{HTTP: fmt.Sprintf("https://docs.example.com/p%d/**", i)},
+				Rule{HTTP: fmt.Sprintf("https://docs.example.com/v1/p%d/**", i)},
+				Rule{Service: "github", Operations: []string{"fetch"}, Resources: []string{fmt.Sprintf("o%d/r", i)}, Credential: "gh"})
+		}
+		s := compile(b, spec)
+		for name, lines := range map[string][]string{
+			"raw":   {"GET https://docs.example.com/v1/p3/x"},
+			"typed": {"POST https://github.com/o3/r/git-upload-pack", "Authorization: Bearer " + githubPlaceholder, "User-Agent: git/2.47.3", "Accept: */*", "Git-Protocol: version=2"},
+		} {
+			r := newRequest(b, lines...)
+			b.Run(fmt.Sprintf("%s/rules=%d", name, len(spec.Rules)), func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					if d := s.Decide(r, identity); d.Verdict != vocabulary.Allow {
+						b.Fatal(d.Reason)
+					}
+				}
+			})
+		}
+	}
+}
+
 func BenchmarkDeny(b *testing.B) {
 	s := compile(b, parse(b, testPolicy))
 	r := newRequest(b, "GET https://evil.example/x")

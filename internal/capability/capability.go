@@ -7,8 +7,9 @@
 // immutable, safe for concurrent use, and can only be made narrower.
 //
 // Every answer is Cedar's (cedar-go): each rule is compiled into permit
-// policies, and two built-in forbid policies stand over all of them (a foreign
-// credential, a misplaced placeholder). Only the policies that are about the
+// policies, and a built-in forbid policy stands over all of them (a foreign
+// credential, a misplaced placeholder). Each feature of a request is a question
+// of its own, with its own resource. Only the policies that are about the
 // request's host and operation are asked, because Cedar's time grows with
 // their number. Forbid wins, no match is deny, an error of a policy is no
 // match. What is Go's here only prepares the question (Set.ask) or explains
@@ -21,6 +22,8 @@
 package capability
 
 import (
+	"io"
+
 	"github.com/bulkhead-dev/bulkhead/internal/catalog"
 	"github.com/bulkhead-dev/bulkhead/internal/hostport"
 	"github.com/bulkhead-dev/bulkhead/internal/policy"
@@ -35,7 +38,8 @@ type Spec struct {
 	Default vocabulary.Position `json:"default"`
 }
 
-// Rule is one grant. Exactly one of Service, HTTP and TCP is set.
+// Rule is one grant. Exactly one of Service, HTTP, TCP, SSH and
+// Exchange is set.
 type Rule struct {
 	Pos vocabulary.Position `json:"pos"`
 
@@ -51,6 +55,15 @@ type Rule struct {
 	// Opaque: "host:port".
 	TCP string `json:"tcp,omitempty"`
 
+	// Exchange is the token endpoint of Credential's login: an https URL.
+	Exchange string `json:"exchange,omitempty"`
+
+	// Git over SSH: "user@host[:port]", with Operations and Resources. SSHKey says
+	// that Credential is an SSH key: then a rule with Service is about its SSH
+	// servers, otherwise about the others.
+	SSH    string `json:"ssh,omitempty"`
+	SSHKey bool   `json:"sshKey,omitempty"`
+
 	// Credential names the one that may travel with what the rule covers.
 	Credential string `json:"credential,omitempty"`
 	// Header and Scheme are its slot in a raw rule; Authorization and Bearer
@@ -65,7 +78,7 @@ func FromPolicy(p *policy.Policy) Spec {
 	for _, g := range p.Grants {
 		spec.Rules = append(spec.Rules, Rule{
 			Pos: g.Pos, Service: g.Service, Operations: values(g.Operations), Resources: values(g.Resources),
-			HTTP: g.HTTP, Methods: g.Methods, TCP: g.TCP, Credential: g.Credential, Header: g.Header, Scheme: g.Scheme,
+			HTTP: g.HTTP, Methods: g.Methods, TCP: g.TCP, SSH: g.SSH, SSHKey: p.OverSSH(g), Credential: g.Credential, Header: g.Header, Scheme: g.Scheme,
 		})
 	}
 	return spec
@@ -94,6 +107,7 @@ const (
 	TreatTLS              // terminate TLS, decide each request
 	TreatHTTP             // plain http, decide each request
 	TreatOpaque           // copy bytes
+	TreatSSH              // git over SSH, decide each command
 )
 
 // Decision is an answer. The zero Decision denies.
@@ -113,6 +127,28 @@ type Decision struct {
 	// Dropped are the feature names that are left out by it, for the record.
 	Rewrite map[string]string `json:"rewrite,omitempty"`
 	Dropped []string          `json:"dropped,omitempty"`
+	// WebSocket is set only if the request is an upgrade and the upgrade is
+	// granted; without it an upgrade is refused.
+	WebSocket *WebSocket `json:"-"`
+	// Filter, if not nil, is what the body must pass through on its way: parts of
+	// it are only judged as they come. It fails with a *Refusal, and then the
+	// request must break off. Length and bytes stay as they are.
+	Filter func(io.Reader) io.Reader `json:"-"`
+	// Exchange names the credential whose login answers the request, in the
+	// controller; then there is no Permit.
+	Exchange string `json:"exchange,omitempty"`
+}
+
+// WebSocket bounds what may pass over a granted WebSocket.
+type WebSocket struct {
+	// Subprotocol says whether a name may be offered to the upstream; the others
+	// are left out. Nil: any that does not look like a credential.
+	Subprotocol func(name string) bool
+	// Message judges each whole message of the sandbox, of text or bytes; its
+	// error says in words why one is refused. Nil: messages pass unread.
+	Message func([]byte) error
+	// MessageLimit is the size that a judged message may have; 0: the gateway's.
+	MessageLimit int
 }
 
 // Swap is a placeholder to be replaced: the one that stands in Slot, where it
@@ -158,4 +194,5 @@ const (
 	CodeForeignCredential    = "foreign-credential"
 	CodePlaceholderMisplaced = "placeholder-misplaced"
 	CodeBadRequest           = "bad-request"
+	CodeCredentialMissing    = "credential-missing"
 )

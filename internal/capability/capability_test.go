@@ -119,7 +119,20 @@ func newRequest(t testing.TB, lines ...string) catalog.Request {
 		k, v, _ := strings.Cut(l, ": ")
 		r.Header.Add(k, v)
 	}
+	if _, program, ok := strings.Cut(u.Path, "/git-"); ok && method == "POST" && r.Body == nil {
+		r.Header.Set("Content-Type", "application/x-git-"+program+"-request")
+		r.Body = []byte(gitBodies[program])
+	}
+	r.HasBody = r.Body != nil
 	return r
+}
+
+func pkt(line string) string { return fmt.Sprintf("%04x%s", len(line)+4, line) }
+
+// gitBodies are a fetch and a push of one branch.
+var gitBodies = map[string]string{
+	"upload-pack":  pkt("command=ls-refs\n") + "0000",
+	"receive-pack": pkt(strings.Repeat("0", 40)+" "+strings.Repeat("1", 40)+" refs/heads/agent/x\x00report-status") + "0000PACK",
 }
 
 func basic(s string) string {
@@ -139,7 +152,7 @@ func TestDecide(t *testing.T) {
 		// Typed operations.
 		{"allow 3 anthropic.messages swap claude", []string{"POST https://api.anthropic.com/v1/messages?beta=true", "X-Api-Key: " + claudePlaceholder, hello}},
 		{"allow 3 anthropic.messages swap claude", []string{"POST https://api.anthropic.com/v1/messages", "Authorization: Bearer " + claudePlaceholder, hello}},
-		{"allow 3 anthropic.messages", []string{"POST https://api.anthropic.com/v1/messages", hello}},
+		{"deny 3 credential-missing", []string{"POST https://api.anthropic.com/v1/messages", hello}},
 		{"allow 3 anthropic.models swap claude", []string{"GET https://api.anthropic.com/v1/models", "X-Api-Key: " + claudePlaceholder}},
 		{"deny 3 operation-not-granted", []string{"POST https://api.anthropic.com/v1/files", "X-Api-Key: " + claudePlaceholder}},
 		{"deny 3 foreign-credential", []string{"POST https://api.anthropic.com/v1/files", "X-Api-Key: " + foreignKey}},
@@ -160,7 +173,7 @@ func TestDecide(t *testing.T) {
 		{"allow 6 github.api-read swap gh", []string{"GET https://api.github.com/repos/acme/widgets/issues", "Authorization: token " + githubPlaceholder}},
 		{"deny 6 resource-not-granted", []string{"GET https://api.github.com/repos/evil/widgets/issues", "Authorization: Bearer " + githubPlaceholder}},
 		{"deny 6 resource-not-granted", []string{"GET https://api.github.com/user", "Authorization: Bearer " + githubPlaceholder}},
-		{"deny 6 unknown-operation", []string{"POST https://api.github.com/gists", "Authorization: Bearer " + githubPlaceholder}},
+		{"deny 6 unknown-operation", []string{"POST https://api.github.com/nothing", "Authorization: Bearer " + githubPlaceholder}},
 		{"allow 27 github.push swap gh", []string{"POST https://github.com/acme/widgets/git-receive-pack", basic("x:" + githubPlaceholder)}},
 		{"deny 27 resource-not-granted", []string{"POST https://github.com/evil/widgets/git-receive-pack", basic("x:" + githubPlaceholder)}},
 		{"deny 27 resource-not-granted", []string{"POST https://github.com/umbrella/any/git-receive-pack", basic("x:" + githubPlaceholder)}},
@@ -211,9 +224,9 @@ func TestDecide(t *testing.T) {
 		{"deny 6 foreign-credential", []string{"POST https://github.com/acme/widgets/git-upload-pack", basic("ghp_" + strings.Repeat("x", 36) + ":" + githubPlaceholder)}},
 		{"deny 3 placeholder-misplaced", []string{"POST https://api.anthropic.com/v1/messages", basic("x:" + claudePlaceholder), hello}},
 		// A placeholder in a body is text like any other: nothing replaces it.
-		{"allow 3 anthropic.messages", []string{"POST https://api.anthropic.com/v1/messages", `{"model":"c","messages":[{"role":"user","content":"` + claudePlaceholder + `"}]}`}},
+		{"allow 3 anthropic.messages swap claude", []string{"POST https://api.anthropic.com/v1/messages", "X-Api-Key: " + claudePlaceholder, `{"model":"c","messages":[{"role":"user","content":"` + claudePlaceholder + `"}]}`}},
 		// Cookies of a content delivery network go no further.
-		{"allow 3 anthropic.messages strip", []string{"POST https://api.anthropic.com/v1/messages", "Cookie: __cf_bm=x", hello}},
+		{"allow 3 anthropic.messages swap claude strip", []string{"POST https://api.anthropic.com/v1/messages", "X-Api-Key: " + claudePlaceholder, "Cookie: __cf_bm=x", hello}},
 		// Not canonical.
 		{"deny 0 bad-request", []string{"GET https://docs.example.com/3/../x"}},
 		{"deny 0 bad-request", []string{"GET https://docs.example.com/3//x"}},
@@ -293,7 +306,7 @@ func TestNothingIsAllowedByAccident(t *testing.T) {
 		if d := s.ResolveName(hp.Host); d.Verdict != vocabulary.Deny {
 			t.Errorf("%+v", d)
 		}
-		if s.Body(r) != 0 || len(s.Spec().Rules) != 0 || s.Attenuate(func(Rule) bool { return true }).Decide(r, identity).Verdict != vocabulary.Deny {
+		if s.Body(r).Reads() || len(s.Spec().Rules) != 0 || s.Attenuate(func(Rule) bool { return true }).Decide(r, identity).Verdict != vocabulary.Deny {
 			t.Error("an empty set has something")
 		}
 	}
@@ -317,15 +330,15 @@ func TestBody(t *testing.T) {
 		"POST https://docs.example.com/api/x/v1/items":            0,
 		"POST https://evil.example/v1/messages":                   0,
 	} {
-		if got := s.Body(newRequest(t, line)); got != want {
-			t.Errorf("%s: %d", line, got)
+		if got := s.Body(newRequest(t, line)); got.Whole != want {
+			t.Errorf("%s: %d", line, got.Whole)
 		}
 	}
 }
 
 func TestBetas(t *testing.T) {
 	spec := parse(t, testPolicy)
-	r := newRequest(t, "POST https://api.anthropic.com/v1/messages", "Anthropic-Beta: claude-code-20250219,mcp-client-2025-11-20,later-2027-01-01", hello)
+	r := newRequest(t, "POST https://api.anthropic.com/v1/messages", "Anthropic-Beta: claude-code-20250219,mcp-client-2025-11-20,later-2027-01-01", "X-Api-Key: "+claudePlaceholder, hello)
 	d := compile(t, spec).Decide(r, identity)
 	if d.Verdict != vocabulary.Allow || d.Rewrite["Anthropic-Beta"] != "claude-code-20250219" || len(d.Dropped) != 2 {
 		t.Errorf("%+v", d)
@@ -336,7 +349,6 @@ func TestBetas(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 	r.Body = []byte(`{"model":"c","messages":[],"mcp_servers":[{"url":"https://x.example"}]}`)
-	r.Header.Set("X-Api-Key", claudePlaceholder)
 	d = s.Decide(r, identity)
 	if d.Verdict != vocabulary.Deny || d.Reason.Code != CodeForeignCredential {
 		t.Errorf("a feature granted without the credential was used with it: %+v", d)
@@ -373,7 +385,7 @@ func TestRemedies(t *testing.T) {
 				continue
 			}
 			r := newRequest(t, line)
-			if d := compile(t, FromPolicy(p)).Decide(r, Identity{}); d.Verdict != vocabulary.Allow {
+			if d := compile(t, FromPolicy(p)).decide(r, Identity{}, true); d.Verdict != vocabulary.Allow {
 				t.Errorf("%s: still denied: %s", line, d.Reason.Message)
 			}
 		}
@@ -398,6 +410,7 @@ func TestCompileErrors(t *testing.T) {
 		`p.yaml:1: "TRACE" is not a method that can be granted`:                                     {HTTP: "https://a.example/", Methods: []string{"TRACE"}},
 		`p.yaml:1: "get" is not a method`:                                                           {HTTP: "https://a.example/", Methods: []string{"get"}},
 		"p.yaml:1: a credential over plain http":                                                    {HTTP: "http://a.example/", Credential: "c"},
+		"p.yaml:1: *.co.uk covers names that anybody can register":                                  {HTTP: "https://*.co.uk/**"},
 		"p.yaml:1: a credential for all names below a domain":                                       {HTTP: "https://*.a.example/", Credential: "c"},
 		"p.yaml:1: header and scheme say where":                                                     {HTTP: "https://a.example/", Header: "X-Key"},
 		"p.yaml:1: operations and resources belong to a grant with service":                         {HTTP: "https://a.example/", Operations: []string{"x"}},

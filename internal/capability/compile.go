@@ -10,6 +10,7 @@ import (
 	"github.com/cedar-policy/cedar-go"
 	"github.com/cedar-policy/cedar-go/ast"
 	"github.com/cedar-policy/cedar-go/types"
+	"golang.org/x/net/publicsuffix"
 
 	"github.com/bulkhead-dev/bulkhead/internal/catalog"
 	"github.com/bulkhead-dev/bulkhead/internal/hostport"
@@ -21,32 +22,76 @@ type Set struct {
 	spec  Spec
 	cat   *catalog.Catalog
 	rules []*compiled
+	// exact holds all rules about a host that some rule names, wild the others by
+	// the end of their names, known what exact makes of each destination.
 	exact map[hostport.Host][]*compiled
-	wild  []*compiled
+	wild  map[string][]*compiled
+	known map[destination][]*group
 }
 
 // compiled is one rule, checked, with its Cedar policies.
 type compiled struct {
 	Rule
 	id        cedar.PolicyID
+	order     int
 	svc       *catalog.Service
 	ops       []string // canonical names
+	viaOps    []string // operations that some of ops grant for themselves
+	refs      bool     // resources name refs behind @
 	pattern   policy.URLPattern
+	literal   string // what every path begins with that pattern matches
 	endpoints []endpoint
 	slots     []catalog.Slot
 	reach     *cedar.Policy // dns.resolve and tcp.connect
 	use       *cedar.Policy // requests; nil for an opaque rule
+	through   *cedar.Policy // viaOps; nil if there are none
 }
 
+// endpoint is a place that a rule is about: a pattern of a raw rule, or one of
+// the catalogue's, which may capture labels.
 type endpoint struct {
-	host  hostport.Pattern
+	raw   hostport.Pattern
+	typed catalog.HostPattern
 	port  hostport.Port
 	treat Treatment
+	user  string // of SSH
+}
+
+func (e *endpoint) match(h hostport.Host) bool { return e.raw.Match(h) || e.typed.Match(h) }
+
+// exact returns the only host.
+func (e *endpoint) exact() (hostport.Host, bool) {
+	if h, ok := e.typed.Exact(); ok {
+		return h, true
+	}
+	return e.raw.Exact()
+}
+
+func (e *endpoint) name() string {
+	if s := e.typed.String(); s != "" {
+		return s
+	}
+	return e.raw.String()
+}
+
+func (e *endpoint) overlaps(o *endpoint) bool {
+	switch {
+	case e.typed.String() != "" && o.typed.String() != "":
+		return e.typed.Overlaps(o.typed)
+	case e.typed.String() != "":
+		return e.typed.OverlapsPattern(o.raw)
+	case o.typed.String() != "":
+		return o.typed.OverlapsPattern(e.raw)
+	}
+	return patternsOverlap(e.raw, o.raw)
 }
 
 func (e endpoint) scheme() string {
-	if e.treat == TreatHTTP {
+	switch e.treat {
+	case TreatHTTP:
 		return "http"
+	case TreatSSH:
+		return "ssh"
 	}
 	return "https"
 }
@@ -101,56 +146,10 @@ func (s *Set) Spec() Spec {
 	return Spec{slices.Clone(s.spec.Rules), s.spec.Default}
 }
 
-func (s *Set) index() {
-	s.exact = map[hostport.Host][]*compiled{}
-	for _, c := range s.rules {
-		for _, e := range c.endpoints {
-			h, ok := e.host.Exact()
-			if !ok {
-				s.wild = append(s.wild, c)
-			} else if !slices.Contains(s.exact[h], c) {
-				s.exact[h] = append(s.exact[h], c)
-			}
-		}
-	}
-}
-
-// about lists the rules with an endpoint on this host, in the order of the
-// file.
-func (s *Set) about(h hostport.Host) []*compiled {
-	if s == nil || h.IsZero() {
-		return nil
-	}
-	rules := s.exact[h]
-	var wild []*compiled
-	for _, c := range s.wild {
-		if c.endpoints[0].host.Match(h) {
-			wild = append(wild, c)
-		}
-	}
-	if len(wild) == 0 {
-		return rules
-	}
-	all := slices.Concat(rules, wild)
-	slices.SortFunc(all, func(a, b *compiled) int { return a.index() - b.index() })
-	return all
-}
-
-func (c *compiled) index() int {
-	n, _ := strconv.Atoi(string(c.id))
-	return n
-}
-
-func (c *compiled) at(host hostport.Host, port hostport.Port, scheme string) bool {
-	return slices.ContainsFunc(c.endpoints, func(e endpoint) bool {
-		return e.treat != TreatOpaque && e.port == port && e.scheme() == scheme && e.host.Match(host)
-	})
-}
-
 func (c *compiled) check(cat *catalog.Catalog, errs *policy.ErrorList) {
 	add := func(msg, hint string) { *errs = append(*errs, policy.Error{Pos: c.Pos, Msg: msg, Hint: hint}) }
 	forms := 0
-	for _, f := range []string{c.Service, c.HTTP, c.TCP} {
+	for _, f := range []string{c.Service, c.HTTP, c.TCP, c.SSH, c.Exchange} {
 		if f != "" {
 			forms++
 		}
@@ -160,6 +159,10 @@ func (c *compiled) check(cat *catalog.Catalog, errs *policy.ErrorList) {
 		add("a grant has one of service, http and tcp", "write one grant for each")
 	case c.Service != "":
 		c.checkService(cat, add)
+	case c.SSH != "":
+		c.checkSSH(add)
+	case c.Exchange != "":
+		c.checkExchange(add)
 	case c.HTTP != "":
 		c.checkHTTP(add)
 	default:
@@ -175,16 +178,21 @@ func (c *compiled) checkService(cat *catalog.Catalog, add func(msg, hint string)
 	}
 	c.svc = svc
 	for _, e := range svc.Endpoints {
-		p, err := hostport.ParsePattern(e.Host.String())
-		if err != nil {
-			add("service "+c.Service+" has a bad host", err.Error())
-			return
+		if (e.Scheme == "ssh") != c.SSHKey {
+			continue
 		}
 		treat := TreatTLS
-		if e.Scheme == "http" {
+		switch e.Scheme {
+		case "http":
 			treat = TreatHTTP
+		case "ssh":
+			treat = TreatSSH
 		}
-		c.endpoints = append(c.endpoints, endpoint{p, e.Port, treat})
+		c.endpoints = append(c.endpoints, endpoint{typed: e.Host, port: e.Port, treat: treat, user: e.User})
+	}
+	if len(c.endpoints) == 0 {
+		add("credential "+c.Credential+" is an SSH key, and "+c.Service+" has no SSH server", "use a token")
+		return
 	}
 	if len(c.Methods) > 0 {
 		add("methods do not belong to a grant with service", "its operations say what may be done")
@@ -203,6 +211,12 @@ func (c *compiled) checkService(cat *catalog.Catalog, add func(msg, hint string)
 		if !slices.Contains(c.ops, op.Name) {
 			c.ops = append(c.ops, op.Name)
 		}
+		for _, v := range op.Via {
+			if !slices.Contains(c.viaOps, v) {
+				c.viaOps = append(c.viaOps, v)
+			}
+		}
+		c.refs = c.refs || op.Refs
 		if op.NeedsResources && len(c.Resources) == 0 {
 			add(c.Service+" "+op.Name+" is only granted for named resources", "add resources: ["+example(op.ResourceTemplate)+"]")
 		}
@@ -213,6 +227,8 @@ func (c *compiled) checkService(cat *catalog.Catalog, add func(msg, hint string)
 				add(c.Service+" "+op.Name+" has no resources", "write a grant of its own for it, without resources")
 			case err != nil:
 				add(err.Error(), "as in resources: ["+example(op.ResourceTemplate)+"]")
+			case strings.Contains(r, "@") && !op.Refs && slices.ContainsFunc(c.Operations, func(name string) bool { o, _ := svc.Operation(name); return o.Refs }):
+				add(c.Service+" "+op.Name+" knows no refs, and "+strconv.Quote(r)+" names some", "write a grant of its own for it")
 			case !slices.Contains(folded, f):
 				folded = append(folded, f)
 			}
@@ -222,7 +238,7 @@ func (c *compiled) checkService(cat *catalog.Catalog, add func(msg, hint string)
 		}
 	}
 	c.Resources = folded
-	if c.Credential == "" {
+	if c.Credential == "" || c.SSHKey {
 		return
 	}
 	if svc.Credential == nil {
@@ -260,11 +276,18 @@ func (c *compiled) checkHTTP(add func(msg, hint string)) {
 		return
 	}
 	c.pattern = p
+	c.literal, _, _ = strings.Cut(p.Path(), "*")
+	if _, exact := p.Host().Exact(); !exact {
+		tail := strings.TrimPrefix(p.Host().String(), "*.")
+		if suffix, icann := publicsuffix.PublicSuffix(tail); icann && suffix == tail {
+			add(quote(p.Host().String())+" covers names that anybody can register", "name the domain below "+tail)
+		}
+	}
 	treat := TreatTLS
 	if p.Scheme() == "http" {
 		treat = TreatHTTP
 	}
-	c.endpoints = []endpoint{{p.Host(), p.Port(), treat}}
+	c.endpoints = []endpoint{{raw: p.Host(), port: p.Port(), treat: treat}}
 	if len(c.Operations) > 0 || len(c.Resources) > 0 {
 		add("operations and resources belong to a grant with service", "a raw grant has methods and a path")
 	}
@@ -312,7 +335,7 @@ func (c *compiled) checkTCP(add func(msg, hint string)) {
 		add(err.Error(), "")
 		return
 	}
-	c.endpoints = []endpoint{{p, hp.Port, TreatOpaque}}
+	c.endpoints = []endpoint{{raw: p, port: hp.Port, treat: TreatOpaque}}
 	if c.Credential != "" || len(c.Methods)+len(c.Operations)+len(c.Resources) > 0 {
 		add("a grant with tcp has nothing else", "its bytes can't be judged")
 	}
@@ -324,11 +347,11 @@ func conflicts(rules []*compiled, errs *policy.ErrorList) {
 		for _, a := range rules[:i] {
 			for _, eb := range b.endpoints {
 				if j := slices.IndexFunc(a.endpoints, func(ea endpoint) bool {
-					return ea.port == eb.port && ea.treat != eb.treat && patternsOverlap(ea.host, eb.host)
+					return ea.port == eb.port && ea.treat != eb.treat && ea.overlaps(&eb)
 				}); j >= 0 {
 					*errs = append(*errs, policy.Error{
 						Pos:  b.Pos,
-						Msg:  "grants " + eb.host.String() + ":" + strconv.Itoa(int(eb.port)) + " as " + eb.treat.word() + ", the grant at " + a.Pos.String() + " as " + a.endpoints[j].treat.word(),
+						Msg:  "grants " + eb.name() + ":" + strconv.Itoa(int(eb.port)) + " as " + eb.treat.word() + ", the grant at " + a.Pos.String() + " as " + a.endpoints[j].treat.word(),
 						Hint: "a connection is either opaque or judged by its requests: keep one of the two grants",
 					})
 					break
@@ -339,7 +362,7 @@ func conflicts(rules []*compiled, errs *policy.ErrorList) {
 }
 
 func (t Treatment) word() string {
-	return [...]string{"nothing", "https", "plain http", "opaque tcp"}[t]
+	return [...]string{"nothing", "https", "plain http", "opaque tcp", "git over ssh"}[t]
 }
 
 func patternsOverlap(a, b hostport.Pattern) bool {
@@ -374,21 +397,30 @@ func actOperation(service, op string) types.EntityUID {
 // the rule says, whatever was sliced before.
 func (c *compiled) build() {
 	ctx := func(name string) ast.Node { return ast.Context().Access(types.String(name)) }
-	var reach, at ast.Node
+	var reach ast.Node
+	var exact []types.Value
+	var places []ast.Node
 	for i, e := range c.endpoints {
-		host := ctx("host").Equal(ast.String(types.String(e.host.String())))
-		if _, exact := e.host.Exact(); !exact {
-			host = ctx("host").Like(types.NewPattern(types.Wildcard{}, e.host.String()[1:]))
-		}
+		host := hostCondition(&e)
 		port := ctx("port").Equal(ast.Long(int64(e.port)))
 		r := host.And(ast.Action().Equal(ast.Value(actResolve)).Or(port))
-		a := host.And(port).And(ctx("scheme").Equal(ast.String(types.String(e.scheme()))))
 		if i == 0 {
-			reach, at = r, a
+			reach = r
 		} else {
-			reach, at = reach.Or(r), at.Or(a)
+			reach = reach.Or(r)
 		}
+		// What names one place is compared with to, which costs least.
+		if h, ok := e.exact(); ok && e.treat != TreatSSH {
+			exact = append(exact, destination{h, e.port, e.scheme()}.value())
+			continue
+		}
+		a := host.And(port).And(ctx("scheme").Equal(ast.String(types.String(e.scheme()))))
+		if e.treat == TreatSSH {
+			a = a.And(ctx("user").Equal(ast.String(types.String(e.user))))
+		}
+		places = append(places, a)
 	}
+	at := anyOf(exact, "to", places)
 	c.reach = c.policy(ast.Annotation("id", types.String(c.Pos.String())).Permit().ActionInSet(actResolve, actConnect).When(reach))
 	if c.TCP != "" {
 		return
@@ -396,23 +428,94 @@ func (c *compiled) build() {
 	// The request carries no credential, or this rule's.
 	own := ctx("presented").Equal(ast.String(types.String(""))).Or(ctx("presented").Equal(ast.String(types.String(c.Credential))))
 	p := ast.Annotation("id", types.String(c.Pos.String())).Permit()
-	if c.svc == nil {
+	if c.SSH != "" {
+		actions := make([]types.EntityUID, len(c.ops))
+		for i, op := range c.ops {
+			actions[i] = actOperation("ssh", op)
+		}
+		p = p.ActionInSet(actions...).When(at).When(repositoryCondition(c.Resources))
+	} else if c.svc == nil {
 		methods := make([]ast.Node, len(c.Methods))
 		for i, m := range c.Methods {
 			methods[i] = ast.String(types.String(m))
 		}
-		p = p.ActionEq(actRequest).When(at).When(ast.Set(methods...).Contains(ctx("method"))).When(pathCondition(c.pattern.Path()))
+		act := actRequest
+		if c.Exchange != "" {
+			act = actExchange
+		}
+		p = p.ActionEq(act).When(at).When(ast.Set(methods...).Contains(ctx("method"))).When(pathCondition(c.pattern.Path()))
 	} else {
 		actions := make([]types.EntityUID, len(c.ops))
 		for i, op := range c.ops {
 			actions[i] = actOperation(c.Service, op)
 		}
 		p = p.ActionInSet(actions...).When(at)
-		if len(c.Resources) > 0 {
+		switch {
+		case c.refs && len(c.Resources) > 0:
+			p = p.When(refsCondition(c.Resources))
+		case c.refs:
+			p = p.When(branchOrTag())
+		case len(c.Resources) > 0:
 			p = p.When(resourceCondition(c.Resources))
+		}
+		if len(c.viaOps) > 0 {
+			// What carries only features is as granted as they are; each of them is a
+			// question of its own, with its resource.
+			through := make([]types.EntityUID, len(c.viaOps))
+			for i, op := range c.viaOps {
+				through[i] = actOperation(c.Service, op)
+			}
+			t := ast.Annotation("id", types.String(c.Pos.String())).Permit().ActionInSet(through...).When(at).When(ctx("through").Equal(ast.Boolean(true)))
+			c.through = c.policy(t.When(own))
 		}
 	}
 	c.use = c.policy(p.When(own))
+}
+
+// hostCondition judges a captured name label by label: h0, h1 … from the left,
+// and their number, labels. Cedar's like would let one capture take several.
+func hostCondition(e *endpoint) ast.Node {
+	ctx := func(name string) ast.Node { return ast.Context().Access(types.String(name)) }
+	if h, ok := e.exact(); ok {
+		return ctx("host").Equal(ast.String(types.String(h.String())))
+	}
+	labels := e.typed.Labels()
+	if labels == nil {
+		return ctx("host").Like(types.NewPattern(types.Wildcard{}, e.raw.String()[1:]))
+	}
+	n := ctx("labels").Equal(ast.Long(int64(len(labels))))
+	for i, l := range labels {
+		at := ctx(labelName(i))
+		switch {
+		case !l.Captured:
+			n = n.And(at.Equal(ast.String(types.String(l.Prefix))))
+		case l.OneOf != nil:
+			names := make([]ast.Node, len(l.OneOf))
+			for j, name := range l.OneOf {
+				names[j] = ast.String(types.String(l.Prefix + name + l.Suffix))
+			}
+			n = n.And(ast.Set(names...).Contains(at))
+		case l.Prefix+l.Suffix != "":
+			n = n.And(at.Like(likePattern(l.Prefix + "*" + l.Suffix)))
+		}
+	}
+	return n
+}
+
+func labelName(i int) string { return "h" + strconv.Itoa(i) }
+
+// likePattern writes * as Cedar's wildcard.
+func likePattern(s string) types.Pattern {
+	var parts []any
+	for j, text := range strings.Split(s, "*") {
+		if j > 0 {
+			parts = append(parts, types.Wildcard{})
+		}
+		if text != "" {
+			parts = append(parts, text)
+		}
+	}
+	return types.NewPattern(parts...)
 }
 
 func (c *compiled) policy(p *ast.Policy) *cedar.Policy {
@@ -422,20 +525,63 @@ func (c *compiled) policy(p *ast.Policy) *cedar.Policy {
 }
 
 func resourceCondition(resources []string) ast.Node {
-	var all ast.Node
-	for i, r := range resources {
-		n := ast.Resource().Equal(ast.Value(types.NewEntityUID("Resource", types.String(r))))
-		if prefix, ok := strings.CutSuffix(r, "*"); ok {
+	var literal []types.Value
+	var all []ast.Node
+	for _, r := range resources {
+		if strings.HasSuffix(r, "*") {
 			// What stands for a part of a resource has no slash in it.
-			n = ast.Context().Access("resource").Like(types.NewPattern(prefix, types.Wildcard{}))
-		}
-		if i == 0 {
-			all = n
+			all = append(all, ast.Context().Access("resource").Like(likePattern(r)))
 		} else {
-			all = all.Or(n)
+			literal = append(literal, types.String(r))
 		}
 	}
-	return all
+	return anyOf(literal, "resource", all)
+}
+
+// refsCondition judges repository, and ref, which is "" where the repository as
+// such is asked about. Without refs behind it a repository stands for its
+// branches and tags.
+func refsCondition(resources []string) ast.Node {
+	var literal []types.Value
+	var all []ast.Node
+	for _, r := range resources {
+		repository, ref, hasRef := strings.Cut(r, "@")
+		at := ast.Context().Access("repository").Equal(ast.String(types.String(repository)))
+		if strings.HasSuffix(repository, "*") {
+			at = ast.Context().Access("repository").Like(likePattern(repository))
+		}
+		if hasRef {
+			refs := ast.Context().Access("ref")
+			all = append(all, at.And(refs.Equal(ast.String("")).Or(refs.Like(likePattern(ref)))))
+		} else if strings.HasSuffix(repository, "*") {
+			all = append(all, at.And(branchOrTag()))
+		} else {
+			literal = append(literal, types.String(repository))
+		}
+	}
+	if len(literal) > 0 {
+		all = append(all, anyOf(literal, "repository", nil).And(branchOrTag()))
+	}
+	return anyOf(nil, "", all)
+}
+
+// anyOf is a choice: the attribute is one of the literals, or some node holds.
+func anyOf(literal []types.Value, attribute types.String, all []ast.Node) ast.Node {
+	if len(literal) == 1 {
+		all = append(all, ast.Context().Access(attribute).Equal(ast.Value(literal[0])))
+	} else if len(literal) > 1 {
+		all = append(all, ast.Value(types.NewSet(literal...)).Contains(ast.Context().Access(attribute)))
+	}
+	n := all[0]
+	for _, o := range all[1:] {
+		n = n.Or(o)
+	}
+	return n
+}
+
+func branchOrTag() ast.Node {
+	ref := ast.Context().Access("ref")
+	return ref.Equal(ast.String("")).Or(ref.Like(likePattern("refs/heads/*"))).Or(ref.Like(likePattern("refs/tags/*")))
 }
 
 // pathCondition judges the path segment by segment: s0, s1 … and their number,
@@ -456,26 +602,15 @@ func pathCondition(pattern string) ast.Node {
 			n = n.And(at.Equal(ast.String(types.String(seg))))
 			continue
 		}
-		var parts []any
-		for j, text := range strings.Split(seg, "*") {
-			if j > 0 {
-				parts = append(parts, types.Wildcard{})
-			}
-			if text != "" {
-				parts = append(parts, text)
-			}
-		}
-		n = n.And(at.Like(types.NewPattern(parts...)))
+		n = n.And(at.Like(likePattern(seg)))
 	}
 	return n
 }
 
 func segmentName(i int) types.String { return types.String("s" + strconv.Itoa(i)) }
 
-// forbids are the built-in policies that stand over all rules.
-var forbids = sync.OnceValue(func() []*cedar.Policy {
-	forbid := func(code string) *cedar.Policy {
-		return cedar.NewPolicyFromAST(ast.Annotation("id", types.String("built-in:"+code)).Forbid().When(ast.Context().Access("violation").Equal(ast.String(types.String(code)))))
-	}
-	return []*cedar.Policy{forbid(CodeForeignCredential), forbid(CodePlaceholderMisplaced)}
+// forbidden is the built-in policy that stands over all rules: whatever is
+// wrong with the credentials of a request, nothing permits it.
+var forbidden = sync.OnceValue(func() *cedar.Policy {
+	return cedar.NewPolicyFromAST(ast.Annotation("id", "built-in:credentials").Forbid().When(ast.Context().Access("violation").NotEqual(ast.String(""))))
 })

@@ -11,17 +11,20 @@ import (
 // credentials settles what the request presents. Allowed are nothing at all,
 // or one of the group's placeholders, as all of the value, once, in one of the
 // group's slots. Everything else that looks like a credential is foreign, and a
-// placeholder anywhere else is misplaced. Bodies are not searched: no body is
-// ever changed, so a placeholder in it stays a placeholder, and agents do write
-// their own environment into conversations.
-func (q *question) credentials(id Identity) {
+// placeholder anywhere else is misplaced. Of a body only what the catalogue
+// found counts: fields that are made for credentials, and values that are one
+// where no text is expected. No body is ever changed, so a placeholder in a text
+// stays a placeholder, and agents do write their own environment into
+// conversations.
+func (q *question) credentials() {
+	id := q.identity
 	slots := q.slots
 	if q.svc != nil && q.svc.Credential != nil {
 		slots = q.svc.Credential.Slots
 	}
 	for _, f := range catalog.CredentialsIn(q.request, slots) {
 		switch {
-		case f.Kind == catalog.Signed && q.op.SignedURLs:
+		case q.op != nil && q.op.Signs(f), q.svc != nil && q.svc.PublicKey(q.request, f):
 			continue
 		case f.Kind == catalog.Infrastructure:
 			if !slices.Contains(q.strip, f.Slot) {
@@ -30,7 +33,8 @@ func (q *question) credentials(id Identity) {
 			continue
 		}
 		name := ""
-		if q.presented == "" && slices.Contains(q.slots, f.Slot) {
+		at := slices.IndexFunc(q.slots, func(s catalog.Slot) bool { return s.Place() == f.Slot })
+		if q.presented == "" && at >= 0 {
 			name = q.placeholderOf(f, id)
 		}
 		if name == "" {
@@ -40,11 +44,16 @@ func (q *question) credentials(id Identity) {
 			}
 			continue
 		}
-		q.presented, q.slot = name, f.Slot
+		q.presented, q.slot = name, q.slots[at]
 	}
+	q.bodyCredentials()
 	for _, p := range id.Placeholders {
 		if p != "" {
-			q.searchElsewhere(p)
+			whole, half := placeholderParts(p)
+			q.searchElsewhere(whole)
+			if half != "" {
+				q.searchElsewhere(half)
+			}
 		}
 	}
 	if q.violation != "" {
@@ -52,8 +61,34 @@ func (q *question) credentials(id Identity) {
 	}
 }
 
+// bodyCredentials settles what the body presents: the placeholder of the
+// group's credential, where the catalogue says that it may stand.
+func (q *question) bodyCredentials() {
+	for _, f := range q.contents.Credentials {
+		if q.svc != nil && q.svc.PublicKey(q.request, f) {
+			continue
+		}
+		if name := q.ownPlaceholder(f, q.identity); f.Kind == catalog.Placed && name != "" && (q.presented == "" || q.presented == name) {
+			q.inBody = q.inBody || q.presented == ""
+			q.presented = name
+			continue
+		}
+		q.violate(CodeForeignCredential, f.Slot)
+		if q.anyPlaceholder(f, q.identity) {
+			q.violate(CodePlaceholderMisplaced, f.Slot)
+		}
+	}
+}
+
 // placeholderOf names the credential of the group whose placeholder f is.
 func (q *question) placeholderOf(f catalog.Found, id Identity) string {
+	if q.svc != nil && q.svc.Credential != nil && q.svc.Credential.Sign == catalog.SignAWS4 {
+		return q.signedBy(f, id)
+	}
+	return q.ownPlaceholder(f, id)
+}
+
+func (q *question) ownPlaceholder(f catalog.Found, id Identity) string {
 	for _, c := range q.rules {
 		if p := id.Placeholders[c.Credential]; c.Credential != "" && p != "" && f.Value.Equal([]byte(p)) {
 			return c.Credential

@@ -1,6 +1,8 @@
 package capability
 
 import (
+	"errors"
+	"io"
 	"iter"
 	"slices"
 	"strconv"
@@ -19,15 +21,15 @@ import (
 type slice struct {
 	rules []*compiled
 	reach bool
+	// through are rules that grant what carries only features of theirs.
+	through []*compiled
 }
 
-// All yields the built-in policies and those of the rules.
+// All yields the built-in policy and those of the rules.
 func (s slice) All() iter.Seq2[cedar.PolicyID, *cedar.Policy] {
 	return func(yield func(cedar.PolicyID, *cedar.Policy) bool) {
-		for _, p := range forbids() {
-			if !yield("built-in", p) {
-				return
-			}
+		if !yield("built-in", forbidden()) {
+			return
 		}
 		for _, c := range s.rules {
 			p := c.use
@@ -38,11 +40,16 @@ func (s slice) All() iter.Seq2[cedar.PolicyID, *cedar.Policy] {
 				return
 			}
 		}
+		for _, c := range s.through {
+			if c.through != nil && !yield("through:"+c.id, c.through) {
+				return
+			}
+		}
 	}
 }
 
-// ask asks Cedar and returns the rules that permit, first in the file first;
-// none means deny.
+// ask asks Cedar and returns the rule that permits, the first in the file of
+// several; none means deny.
 func ask(s slice, action types.EntityUID, resource string, context types.Record) []*compiled {
 	decision, diag := cedar.Authorize(s, nil, cedar.Request{
 		Principal: principal, Action: action, Resource: types.NewEntityUID("Resource", types.String(resource)), Context: context,
@@ -52,11 +59,16 @@ func ask(s slice, action types.EntityUID, resource string, context types.Record)
 	}
 	var allowed []*compiled
 	for _, r := range diag.Reasons {
-		if i := slices.IndexFunc(s.rules, func(c *compiled) bool { return c.id == r.PolicyID }); i >= 0 {
-			allowed = append(allowed, s.rules[i])
+		id, through := strings.CutPrefix(string(r.PolicyID), "through:")
+		list := s.rules
+		if through {
+			list = s.through
+		}
+		if i := slices.IndexFunc(list, func(c *compiled) bool { return string(c.id) == id }); i >= 0 {
+			allowed = append(allowed, list[i])
 		}
 	}
-	slices.SortFunc(allowed, func(a, b *compiled) int { return a.index() - b.index() })
+	slices.SortFunc(allowed, func(a, b *compiled) int { return a.order - b.order })
 	return allowed
 }
 
@@ -64,7 +76,7 @@ func ask(s slice, action types.EntityUID, resource string, context types.Record)
 // something there.
 func (s *Set) ResolveName(h hostport.Host) Decision {
 	d := Decision{Action: "dns.resolve", Resource: vocabulary.Resource(h.String())}
-	allowed := ask(slice{s.about(h), true}, actResolve, h.String(), reachContext(h, 0))
+	allowed := ask(slice{rules: s.about(h), reach: true}, actResolve, h.String(), reachContext(h, 0))
 	if len(allowed) == 0 {
 		d.Reason = s.nothing("no grant covers the name "+quote(h.String()), s.suggestHost(h))
 		return d
@@ -78,13 +90,16 @@ func (s *Set) ResolveName(h hostport.Host) Decision {
 func (s *Set) Connect(hp hostport.HostPort) (Treatment, Decision) {
 	d := Decision{Action: "tcp.connect", Resource: vocabulary.Resource(hp.String())}
 	about := s.about(hp.Host)
-	allowed := ask(slice{about, true}, actConnect, hp.String(), reachContext(hp.Host, hp.Port))
+	allowed := ask(slice{rules: about, reach: true}, actConnect, hp.String(), reachContext(hp.Host, hp.Port))
 	if len(allowed) == 0 || hp.Port == 0 {
 		if len(about) > 0 {
 			d.Reason = vocabulary.Reason{
 				Code: CodeNoGrant, Rule: about[0].Pos,
 				Message: "the grant for " + quote(hp.Host.String()) + " does not cover port " + strconv.Itoa(int(hp.Port)),
 				Remedy:  "add under grants: - {tcp: " + hp.String() + "} (opaque), or http: with this port",
+			}
+			if hp.Port == 22 {
+				d.Reason.Remedy = s.suggestSSH(hp.Host, hp.Port)
 			}
 			return TreatRefuse, d
 		}
@@ -93,7 +108,7 @@ func (s *Set) Connect(hp hostport.HostPort) (Treatment, Decision) {
 	}
 	c := allowed[0]
 	// Compile has made sure that all rules for this destination agree.
-	i := slices.IndexFunc(c.endpoints, func(e endpoint) bool { return e.port == hp.Port && e.host.Match(hp.Host) })
+	i := slices.IndexFunc(c.endpoints, func(e endpoint) bool { return e.port == hp.Port && e.match(hp.Host) })
 	if i < 0 {
 		d.Reason = s.nothing("no grant covers "+quote(hp.String()), "")
 		return TreatRefuse, d
@@ -107,94 +122,97 @@ func (s *Set) Connect(hp hostport.HostPort) (Treatment, Decision) {
 }
 
 func reachContext(h hostport.Host, port hostport.Port) types.Record {
-	return types.NewRecord(types.RecordMap{
-		"host": types.String(h.String()), "port": types.Long(port), "violation": types.String(""),
-	})
+	m := types.RecordMap{"host": types.String(h.String()), "port": types.Long(port), "violation": types.String("")}
+	addLabels(m, h)
+	return types.NewRecord(m)
 }
 
-// Body says how many bytes of the body must be in Request.Body before Decide;
-// 0: none. A longer body must be refused.
-func (s *Set) Body(r catalog.Request) int {
-	need := 0
-	for _, g := range s.groups(r) {
+// addLabels is for rules whose hosts capture labels (hostCondition).
+func addLabels(m types.RecordMap, h hostport.Host) {
+	labels := strings.Split(h.String(), ".")
+	m["labels"] = types.Long(len(labels))
+	for i, l := range labels {
+		m[types.String(labelName(i))] = types.String(l)
+	}
+}
+
+// Body says what of the body must be in Request.Body before Decide. What will
+// be denied anyway needs nothing, so that the denial says why.
+func (s *Set) Body(r catalog.Request) catalog.Need {
+	if s.exchangeFor(r) != nil {
+		return catalog.Need{Whole: exchangeBody}
+	}
+	need := catalog.Need{Stream: catalog.Unlimited}
+	refused, open := false, false
+	for _, g := range s.groups(&r) {
 		if g.svc == nil {
+			open = open || g.covers(&r)
 			continue
 		}
-		op, _, err := g.svc.Route(r)
-		if err == nil && op.BodyLimit > need && len(g.granting(op.Name)) > 0 {
-			need = op.BodyLimit
+		op, _, err := g.svc.Match(&r)
+		if err != nil || len(g.granting(op.Name)) == 0 && len(g.via[op.Name]) == 0 {
+			continue
 		}
+		switch n := g.svc.Need(op, r.Method); {
+		case n.None:
+			refused = true
+		case n.Whole > 0:
+			need, open = catalog.Need{Whole: max(n.Whole, need.Whole)}, true
+		case need.Whole == 0 && need.Head == nil:
+			need, open = n, true
+		}
+	}
+	if refused && !open {
+		return catalog.Need{None: true}
 	}
 	return need
 }
 
-// group is one reading of a request: as an operation of a service, or raw with
-// a credential in one slot.
-type group struct {
-	svc   *catalog.Service
-	slots []catalog.Slot
-	rules []*compiled
-}
-
-func (g *group) granting(op string) []*compiled {
-	var out []*compiled
-	for _, c := range g.rules {
-		if slices.Contains(c.ops, op) {
-			out = append(out, c)
-		}
-	}
-	return out
-}
-
-// groups sorts the rules about the request's destination, typed ones first.
-func (s *Set) groups(r catalog.Request) []*group {
-	var typed, raw []*group
-	for _, c := range s.about(r.Host) {
-		if !c.at(r.Host, r.Port, r.Scheme) {
-			continue
-		}
-		list := &raw
-		if c.svc != nil {
-			list = &typed
-		}
-		i := slices.IndexFunc(*list, func(g *group) bool {
-			if c.svc != nil {
-				return g.svc == c.svc
-			}
-			return c.Credential == "" || slices.Equal(g.slots, c.slots) || g.slots == nil
-		})
-		if i < 0 {
-			g := &group{svc: c.svc}
-			*list, i = append(*list, g), len(*list)
-		}
-		g := (*list)[i]
-		g.rules = append(g.rules, c)
-		if g.slots == nil {
-			g.slots = c.slots
-		}
-	}
-	return append(typed, raw...)
+// EscapedSlash reports whether r.Path, with its escaped slashes as "%2F", is an
+// operation of a granted service that wants them. Only then is such a request
+// in canonical form.
+func (s *Set) EscapedSlash(r catalog.Request) bool {
+	return slices.ContainsFunc(s.groups(&r), func(g *group) bool { return g.svc != nil && g.svc.EscapedSlash(r) })
 }
 
 // Decide judges one request. The identity is what the sandbox holds.
 func (s *Set) Decide(r catalog.Request, id Identity) Decision { return s.decide(r, id, false) }
 
-// decide with anyBody judges as if the body used no feature, for Explain.
+// decide with anyBody judges as if the body used no feature and the credential
+// were there, for Explain.
 func (s *Set) decide(r catalog.Request, id Identity, anyBody bool) Decision {
-	resource := requestResource(r)
+	resource := requestResource(&r)
 	refuse := func(reason vocabulary.Reason) Decision {
 		return Decision{Action: "http.request", Resource: resource, Reason: reason}
 	}
-	if msg := malformed(r); msg != "" {
+	groups := s.groups(&r)
+	msg := malformed(&r)
+	if strings.Contains(r.Path, "%2F") {
+		// No other reading of such a path than that of who wants it.
+		wanting := slices.DeleteFunc(slices.Clone(groups), func(g *group) bool { return g.svc == nil || !g.svc.EscapedSlash(r) })
+		if len(wanting) > 0 {
+			groups, msg = wanting, malformedButPath(&r)
+		}
+	}
+	if msg != "" {
 		return refuse(vocabulary.Reason{Code: CodeBadRequest, Message: "the request is not in canonical form: " + msg, Rule: s.whole()})
 	}
-	groups := s.groups(r)
+	if d, ok := s.exchange(r); ok {
+		return d
+	}
+	groups, typed := withoutTokens(r, groups)
+	if typed != nil && len(groups) == 0 {
+		return refuse(tokensOnHost(r, typed))
+	}
 	if len(groups) == 0 {
 		return refuse(s.nothing("no grant covers "+quote(string(resource)), s.suggest(r)))
 	}
 	var best Decision
 	for i, g := range groups {
-		d := s.judge(g, r, id, anyBody)
+		if i > 0 && g.svc == nil && !g.covers(&r) {
+			continue // it can only deny, and says less than the others
+		}
+		d := s.judge(g, r, resource, id, anyBody)
 		if d.Verdict == vocabulary.Allow {
 			return d
 		}
@@ -209,20 +227,24 @@ func (s *Set) decide(r catalog.Request, id Identity, anyBody bool) Decision {
 func rank(code string) int {
 	return slices.Index([]string{
 		CodeNoGrant, CodeUnknownOperation, CodeMethodNotGranted, CodeOperationNotGranted, CodeResourceNotGranted,
-		CodeBadRequest, CodeForeignCredential, CodePlaceholderMisplaced,
+		CodeBadRequest, CodeCredentialMissing, CodeForeignCredential, CodePlaceholderMisplaced,
 	}, code)
 }
 
-func malformed(r catalog.Request) string {
+func malformed(r *catalog.Request) string {
 	if err := catalog.CheckPath(r.Path); err != nil {
 		return err.Error()
 	}
+	return malformedButPath(r)
+}
+
+func malformedButPath(r *catalog.Request) string {
 	switch {
 	case r.Scheme != "http" && r.Scheme != "https":
 		return "the scheme is neither http nor https"
 	case r.Host.IsZero() || r.Port == 0:
 		return "it has no destination"
-	case r.Method == "" || len(r.Method) > 32 || strings.Trim(r.Method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ-") != "":
+	case !isMethod(r.Method):
 		return "the method is not in capital letters"
 	case slices.Contains(neverGranted, r.Method):
 		return "the method " + r.Method + " is never forwarded"
@@ -230,83 +252,143 @@ func malformed(r catalog.Request) string {
 	return ""
 }
 
+func isMethod(m string) bool {
+	for i := 0; i < len(m); i++ {
+		if c := m[i]; c != '-' && (c < 'A' || c > 'Z') {
+			return false
+		}
+	}
+	return m != "" && len(m) <= 32
+}
+
 // judge asks Cedar about one reading of the request.
-func (s *Set) judge(g *group, r catalog.Request, id Identity, anyBody bool) Decision {
-	q := question{group: g, request: r, action: "http.request", name: requestResource(r)}
-	entities := []types.EntityUID{actRequest}
-	rules := [][]*compiled{g.rules}
-	if g.svc != nil {
-		op, resource, err := g.svc.Route(r)
-		if err != nil {
-			return q.deny(g.rules[0], CodeUnknownOperation, g.svc.Name+" has no known operation "+r.Method+" "+quote(r.Path), s.suggestRaw(r))
+func (s *Set) judge(g *group, r catalog.Request, name vocabulary.Resource, id Identity, anyBody bool) Decision {
+	q := &question{group: g, request: r, identity: id, action: "http.request", name: name}
+	if g.svc == nil {
+		q.credentials()
+		allowed := ask(slice{rules: g.near(r.Path)}, actRequest, "", q.context(""))
+		if len(allowed) == 0 {
+			return s.explainDenial(q, nil)
 		}
-		q.op, q.resource = op, resource
-		q.action = vocabulary.Action(g.svc.Name + "." + op.Name)
-		entities[0], rules[0] = actOperation(g.svc.Name, op.Name), g.granting(op.Name)
-		// The body was only asked for if the operation is granted at all.
-		if len(rules[0]) > 0 && op.BodyLimit > 0 && !anyBody {
-			if q.op, _, err = g.svc.Identify(r); err != nil {
-				return q.deny(rules[0][0], CodeBadRequest, err.Error(), "")
-			}
+		return s.allow(q, allowed[0])
+	}
+	op, resource, err := g.svc.Match(&r)
+	if err != nil {
+		if q.credentials(); q.violation != "" {
+			return q.denyCredential()
 		}
-		for _, u := range q.op.Uses {
-			entities = append(entities, actOperation(g.svc.Name, u.Operation))
-			rules = append(rules, g.granting(u.Operation))
+		if errors.Is(err, catalog.ErrQuery) {
+			return q.deny(g.rules[0], CodeUnknownOperation, err.Error(), s.suggestRaw(r))
+		}
+		return q.deny(g.rules[0], CodeUnknownOperation, g.svc.Name+" has no known operation "+r.Method+" "+quote(r.Path), s.suggestRaw(r))
+	}
+	q.op, q.resource = op, resource
+	q.action = vocabulary.Action(g.svc.Name + "." + op.Name)
+	rules, through := g.granting(op.Name), g.via[op.Name]
+	// The body was only asked for if the operation is granted at all.
+	var bad error
+	if len(rules)+len(through) > 0 && !anyBody {
+		q.contents, bad = g.svc.Read(op, resource, r)
+		if op.HasResourceAt() {
+			q.resource = q.contents.Resource
 		}
 	}
-	q.credentials(id)
-	context := q.context(rules)
-	var allowed []*compiled
-	for i, entity := range entities {
-		permits := ask(slice{rules: rules[i]}, entity, q.resource, context)
-		if len(permits) == 0 {
-			return s.explainDenial(&q, i)
+	q.credentials()
+	// An operation that only carries features is as granted as they are.
+	q.through = len(through) > 0 && (anyBody || bad != nil || slices.ContainsFunc(q.contents.Uses, func(u catalog.Use) bool { return q.carries(u.Operation) }))
+	allowed := ask(slice{rules: g.covering(op.Name, q.resource), through: through}, actOperation(g.svc.Name, op.Name), q.resource, q.context(q.resource))
+	if len(allowed) == 0 {
+		return s.explainDenial(q, nil)
+	}
+	if bad != nil {
+		return q.deny(allowed[0], CodeBadRequest, bad.Error(), "")
+	}
+	if use := s.firstDenied(q, q.contents.Uses); use != nil {
+		return s.explainDenial(q, use)
+	}
+	if op.CredentialRequired && q.presented == "" && !anyBody {
+		return q.denyMissing(allowed[0])
+	}
+	return s.allow(q, allowed[0])
+}
+
+// carries reports whether the feature is one for which the operation need not
+// be granted by itself.
+func (q *question) carries(feature string) bool {
+	f, ok := q.svc.Operation(feature)
+	return ok && slices.Contains(f.Via, q.op.Name)
+}
+
+// firstDenied asks about each feature and returns the first that is not
+// granted.
+func (s *Set) firstDenied(q *question, uses []catalog.Use) *catalog.Use {
+	for i := range uses {
+		u := &uses[i]
+		resource := q.resource
+		if u.Own {
+			resource = u.Resource
 		}
-		if i == 0 {
-			allowed = permits
+		if len(ask(slice{rules: q.covering(u.Operation, resource)}, actOperation(q.svc.Name, u.Operation), resource, q.context(resource))) == 0 {
+			return u
 		}
 	}
-	return q.allow(allowed[0])
+	return nil
 }
 
 // question is a request in one reading, on its way to a decision.
 type question struct {
 	*group
 	request  catalog.Request
-	op       catalog.Operation
+	identity Identity
+	op       *catalog.Operation // nil if raw
+	contents catalog.Contents
 	resource string // of the operation
+	through  bool   // uses only what carries the operation
 	action   vocabulary.Action
 	name     vocabulary.Resource // for the record
 
 	presented string        // the credential whose placeholder is in its slot
+	inBody    bool          // that is a field of the body
 	slot      catalog.Slot  // where
-	violation string        // "" or the code of a built-in forbid
+	violation string        // "" or the code of a violation
 	culprit   *catalog.Slot // which slot the violation is about
 	strip     []catalog.Slot
 }
 
 // context is everything that the policies' conditions look at.
-func (q *question) context(rules [][]*compiled) types.Record {
-	m := types.RecordMap{
-		"host": types.String(q.request.Host.String()), "port": types.Long(q.request.Port), "scheme": types.String(q.request.Scheme),
-		"method": types.String(q.request.Method), "resource": types.String(q.resource),
-		"presented": types.String(q.presented), "violation": types.String(q.violation),
+func (q *question) context(resource string) types.Record {
+	// Few entries: Cedar sorts, copies and hashes them for each question.
+	m := make(types.RecordMap, 8)
+	m["to"], m["presented"], m["violation"] = q.to, types.String(q.presented), types.String(q.violation)
+	if q.wide {
+		m["host"], m["port"], m["scheme"] = types.String(q.request.Host.String()), types.Long(q.request.Port), types.String(q.request.Scheme)
 	}
 	if q.svc == nil {
-		segs := strings.Split(q.request.Path[1:], "/")
-		m["depth"] = types.Long(len(segs))
-		longest := 0
-		for _, c := range rules[0] {
-			longest = max(longest, strings.Count(c.pattern.Path(), "/"))
+		m["method"] = types.String(q.request.Method)
+		rest := q.request.Path[1:]
+		m["depth"] = types.Long(strings.Count(rest, "/") + 1)
+		for i, more := 0, true; more && i < q.longest; i++ {
+			var seg string
+			seg, rest, more = strings.Cut(rest, "/")
+			m[segmentName(i)] = types.String(seg)
 		}
-		for i := range min(len(segs), longest) {
-			m[segmentName(i)] = types.String(segs[i])
-		}
+		return types.NewRecord(m)
+	}
+	m["resource"] = types.String(resource)
+	if q.refs {
+		repository, ref, _ := strings.Cut(resource, "@")
+		m["repository"], m["ref"] = types.String(repository), types.String(ref)
+	}
+	if len(q.via) > 0 {
+		m["through"] = types.Boolean(q.through)
+	}
+	if q.captured {
+		addLabels(m, q.request.Host)
 	}
 	return types.NewRecord(m)
 }
 
-func (q *question) allow(c *compiled) Decision {
+func (s *Set) allow(q *question, c *compiled) Decision {
 	what := string(q.action)
 	if q.resource != "" {
 		what += " on " + quote(q.resource)
@@ -317,13 +399,54 @@ func (q *question) allow(c *compiled) Decision {
 		Permit: &Permit{host: q.request.Host, port: q.request.Port, tls: q.request.Scheme == "https", rule: c.Pos},
 		Strip:  q.strip,
 	}
-	if q.presented != "" {
+	if q.presented != "" && !q.inBody {
 		d.Swap = &Swap{Credential: q.presented, Slot: q.slot}
 	}
-	if q.svc != nil {
-		d.Rewrite, d.Dropped = q.svc.RewriteHeaders(q.request, func(op string) bool { return len(q.granting(op)) > 0 })
+	if q.svc == nil {
+		if q.request.Method == catalog.MethodWebSocket {
+			d.WebSocket = &WebSocket{} // messages pass unread
+		}
+		return d
+	}
+	d.Rewrite, d.Dropped = q.svc.RewriteHeaders(q.request, func(op string) bool { return len(q.granting(op)) > 0 })
+	if q.op.WebSocket && q.request.Method == catalog.MethodWebSocket {
+		d.WebSocket = &WebSocket{Subprotocol: q.op.OffersSubprotocol, MessageLimit: q.svc.MessageLimit(q.op)}
+		if d.WebSocket.MessageLimit > 0 {
+			d.WebSocket.Message = func(data []byte) error {
+				contents, err := q.svc.JudgeMessage(q.op, data)
+				if err != nil {
+					return &Refusal{vocabulary.Reason{Code: CodeBadRequest, Message: err.Error(), Rule: c.Pos}}
+				}
+				return s.later(q, contents)
+			}
+		}
+	}
+	if filter := q.contents.Filter; filter != nil {
+		d.Filter = func(body io.Reader) io.Reader {
+			return filter(body, func(contents catalog.Contents) error { return s.later(q, contents) })
+		}
 	}
 	return d
+}
+
+// Refusal is why something that follows an allowed request is refused: a
+// message of its WebSocket, or a part of its body.
+type Refusal struct{ Reason vocabulary.Reason }
+
+func (r *Refusal) Error() string { return r.Reason.Message + " (" + r.Reason.Code + ")" }
+
+// later judges what came after the decision about q, without changing q.
+func (s *Set) later(q *question, contents catalog.Contents) error {
+	now := *q
+	now.contents, now.violation, now.culprit = contents, "", nil
+	now.bodyCredentials()
+	if now.violation != "" {
+		return &Refusal{now.denyCredential().Reason}
+	}
+	if use := s.firstDenied(&now, contents.Uses); use != nil {
+		return &Refusal{s.explainDenial(&now, use).Reason}
+	}
+	return nil
 }
 
 func (q *question) deny(c *compiled, code, message, remedy string) Decision {
@@ -336,13 +459,13 @@ func granted(c *compiled, message string) vocabulary.Reason {
 
 // requestResource is the URL without its query. A path that looks like it
 // holds a credential is left out of the record.
-func requestResource(r catalog.Request) vocabulary.Resource {
+func requestResource(r *catalog.Request) vocabulary.Resource {
 	port := ""
 	if r.Scheme == "https" && r.Port != 443 || r.Scheme == "http" && r.Port != 80 {
 		port = ":" + strconv.Itoa(int(r.Port))
 	}
 	path := r.Path
-	if slices.ContainsFunc(catalog.Credentials(catalog.Request{Path: path}), func(catalog.Found) bool { return true }) {
+	if catalog.LooksLikeCredential(path) {
 		path = "/"
 	}
 	if len(path) > 512 {
@@ -354,6 +477,13 @@ func requestResource(r catalog.Request) vocabulary.Resource {
 // printable keeps what a malformed request could do to a terminal out of the
 // record.
 func printable(s string) string {
+	plain := true
+	for i := 0; i < len(s) && plain; i++ {
+		plain = ' ' <= s[i] && s[i] < 0x7f
+	}
+	if plain {
+		return s
+	}
 	return strings.Map(func(c rune) rune {
 		if !unicode.IsPrint(c) {
 			return unicode.ReplacementChar

@@ -14,44 +14,82 @@ import (
 // What stands here runs after Cedar has denied. It finds the nearest rule and
 // the words; it can't change the verdict.
 
-func (s *Set) explainDenial(q *question, entity int) Decision {
+// explainDenial is about the feature use, or if that is nil about the operation.
+func (s *Set) explainDenial(q *question, use *catalog.Use) Decision {
 	if q.violation != "" {
 		return q.denyCredential()
 	}
 	if q.svc == nil {
 		return s.denyRaw(q)
 	}
-	name, where := q.op.Name, ""
-	if entity > 0 {
-		use := q.op.Uses[entity-1]
-		name, where = use.Operation, " (asked for by "+use.Where+")"
+	name, where, resource := q.op.Name, "", q.resource
+	if use != nil {
+		name, where = use.Operation, " (asked for by "+printable(use.Where)+")"
+		if use.Own {
+			resource = use.Resource
+		}
 		if name == "" {
-			return q.deny(q.granting(q.op.Name)[0], CodeUnknownOperation, "the request to "+q.svc.Name+" uses something that the catalogue does not know: "+use.Where, "")
+			return q.deny(q.rules[0], CodeUnknownOperation, "the request to "+q.svc.Name+" uses something that the catalogue does not know: "+printable(use.Where), "")
 		}
 	}
 	granting := q.granting(name)
 	full := q.svc.Name + "." + name
 	if len(granting) == 0 {
-		remedy := s.typedGrant(q.svc, name, q.resource, q.rules[0].Credential)
+		remedy := s.typedGrant(q.svc, name, resource, q.rules[0].Credential)
 		return q.deny(q.rules[0], CodeOperationNotGranted, full+where+" is not granted", remedy)
 	}
-	onResource := slices.IndexFunc(granting, func(c *compiled) bool { return c.coversResource(q.resource) })
+	onResource := slices.IndexFunc(granting, func(c *compiled) bool { return c.coversResource(resource) })
 	if onResource < 0 {
-		what := quote(q.resource)
-		if q.resource == "" {
+		what := quote(resource)
+		if resource == "" {
 			what = "what names no resource"
 		}
-		return q.deny(granting[0], CodeResourceNotGranted, full+" is not granted on "+what, s.typedGrant(q.svc, name, q.resource, granting[0].Credential))
+		return q.deny(granting[0], CodeResourceNotGranted, full+where+" is not granted on "+what, s.typedGrant(q.svc, name, resource, granting[0].Credential))
 	}
 	return q.deny(granting[onResource], CodeForeignCredential, "the request carries the placeholder of credential "+quote(q.presented)+", which does not belong to the grant for "+full,
 		"add credential: "+q.presented+" to the grant at "+granting[onResource].Pos.String())
 }
 
 func (c *compiled) coversResource(r string) bool {
+	if c.refs {
+		return c.coversRef(r)
+	}
 	return len(c.Resources) == 0 || slices.ContainsFunc(c.Resources, func(have string) bool {
 		prefix, wild := strings.CutSuffix(have, "*")
 		return have == r || wild && strings.HasPrefix(r, prefix)
 	})
+}
+
+// coversRef is coversResource for repositories with refs behind them.
+func (c *compiled) coversRef(r string) bool {
+	repository, ref, _ := strings.Cut(r, "@")
+	usual := ref == "" || strings.HasPrefix(ref, "refs/heads/") || strings.HasPrefix(ref, "refs/tags/")
+	return len(c.Resources) == 0 && usual || slices.ContainsFunc(c.Resources, func(have string) bool {
+		path, pattern, hasRef := strings.Cut(have, "@")
+		prefix, wild := strings.CutSuffix(path, "*")
+		return (path == repository || wild && strings.HasPrefix(repository, prefix)) && (!hasRef && usual || hasRef && (ref == "" || matchStar(pattern, ref)))
+	})
+}
+
+// matchStar matches * against any run of characters.
+func matchStar(pattern, s string) bool {
+	parts := strings.Split(pattern, "*")
+	if len(parts) == 1 {
+		return pattern == s
+	}
+	last := len(parts) - 1
+	if !strings.HasPrefix(s, parts[0]) || len(s) < len(parts[0])+len(parts[last]) || !strings.HasSuffix(s, parts[last]) {
+		return false
+	}
+	s = s[len(parts[0]) : len(s)-len(parts[last])]
+	for _, p := range parts[1:last] {
+		i := strings.Index(s, p)
+		if i < 0 {
+			return false
+		}
+		s = s[i+len(p):]
+	}
+	return true
 }
 
 func (s *Set) denyRaw(q *question) Decision {
@@ -86,10 +124,24 @@ func (q *question) denyCredential() Decision {
 	return q.deny(rule, CodeForeignCredential, where+" holds a credential that is not this session's", remedy)
 }
 
+// denyMissing is for an operation that answers nothing without a credential.
+func (q *question) denyMissing(rule *compiled) Decision {
+	remedy := "add credential: NAME to the grant at " + rule.Pos.String()
+	slots := q.slots
+	if rule.Credential != "" {
+		remedy = "send the session's placeholder in " + slotNames(slots)
+	}
+	return q.deny(rule, CodeCredentialMissing, q.svc.Name+" answers nothing without a credential, and the request brings none", remedy)
+}
+
 // nearest is the rule that a denial of a credential is about: one that would
 // cover the request without it, if there is one.
 func (q *question) nearest() *compiled {
-	r, granting := q.request, q.granting(q.op.Name)
+	r := q.request
+	var granting []*compiled
+	if q.op != nil {
+		granting = q.granting(q.op.Name)
+	}
 	for _, c := range q.rules {
 		if q.svc == nil && c.pattern.Match(r.Scheme, r.Host, r.Port, r.Path) || slices.Contains(granting, c) && c.coversResource(q.resource) {
 			return c
@@ -160,7 +212,7 @@ func (s *Set) suggestHost(h hostport.Host) string {
 	}
 	for _, name := range s.cat.Names() {
 		svc, ok := s.cat.Service(name)
-		if ok && slices.ContainsFunc(svc.Endpoints, func(e catalog.Endpoint) bool { return e.Host == h }) {
+		if ok && slices.ContainsFunc(svc.Endpoints, func(e catalog.Endpoint) bool { return e.Host.Match(h) }) {
 			return "add under grants: - {service: " + name + ", operations: [" + svc.Operations[0].Name + "]}"
 		}
 	}
@@ -182,7 +234,7 @@ func (s *Set) suggestRaw(r catalog.Request) string {
 		port = ":" + strconv.Itoa(int(r.Port))
 	}
 	pattern := r.Scheme + "://" + r.Host.String() + port + path
-	if _, err := policy.ParseURLPattern(pattern); err != nil || len(catalog.Credentials(catalog.Request{Path: path})) > 0 {
+	if _, err := policy.ParseURLPattern(pattern); err != nil || catalog.LooksLikeCredential(path) {
 		return ""
 	}
 	return "add under grants: - {http: " + pattern + ", methods: [" + r.Method + "]}"

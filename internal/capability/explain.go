@@ -92,7 +92,7 @@ func (s *Set) Explain(method, rawURL string) (Explanation, error) {
 	}
 	r := catalog.Request{Scheme: u.Scheme, Host: hp.Host, Port: hp.Port, Method: method, Path: path, Query: query, Header: http.Header{}}
 	x := Explanation{Decision: s.decide(r, Identity{}, true)}
-	broken := malformed(r) != ""
+	broken := malformed(&r) != "" && !s.EscapedSlash(r)
 	for _, c := range s.all() {
 		if broken {
 			x.Rules = append(x.Rules, Evaluated{Rule: c.Pos, Result: "not asked"})
@@ -118,7 +118,7 @@ func (c *compiled) evaluateConnect(hp hostport.HostPort) Evaluated {
 	e := Evaluated{Rule: c.Pos, Result: "another host"}
 	for _, at := range c.endpoints {
 		switch {
-		case !at.host.Match(hp.Host):
+		case !at.match(hp.Host):
 		case at.port == hp.Port:
 			e.Matches, e.Result = true, "matches, as "+at.treat.word()
 			return e
@@ -133,7 +133,7 @@ func (c *compiled) evaluateConnect(hp hostport.HostPort) Evaluated {
 // matching; TestExplainAgrees holds it to Cedar's answers.
 func (c *compiled) evaluate(r catalog.Request) (e Evaluated, note string) {
 	e = Evaluated{Rule: c.Pos, Result: "another host"}
-	if !slices.ContainsFunc(c.endpoints, func(at endpoint) bool { return at.host.Match(r.Host) }) {
+	if !slices.ContainsFunc(c.endpoints, func(at endpoint) bool { return at.match(r.Host) }) {
 		return e, ""
 	}
 	if !c.at(r.Host, r.Port, r.Scheme) {
@@ -164,7 +164,7 @@ func (c *compiled) evaluate(r catalog.Request) (e Evaluated, note string) {
 		if resource != "" {
 			e.Result += " on " + quote(resource)
 		}
-		if op.BodyLimit > 0 {
+		if c.svc.Need(&op, r.Method).Reads() {
 			note = "the body decides as well: server-side features in it are operations of their own"
 		}
 	}

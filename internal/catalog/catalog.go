@@ -14,8 +14,8 @@
 // beta) is never part of an ordinary operation.
 //
 // Known holes: only top-level fields and every "type" of an inspected body are
-// checked against lists, not its whole schema; bodies of operations without a
-// body: section (uploads, embeddings) are not read.
+// checked against lists, not its whole schema; bodies of operations with
+// "body: any" and files inside of multipart bodies are not read.
 package catalog
 
 import (
@@ -35,24 +35,34 @@ import (
 
 // Request is one request in canonical form.
 type Request struct {
-	// Scheme is "https" or "http".
+	// Scheme is "https", "http" or "ssh".
 	Scheme string
 	Host   hostport.Host
 	Port   hostport.Port
+	// Method is HTTP's; MethodWebSocket for a WebSocket handshake, whichever way
+	// it is asked for; for ssh the git command in capitals (GIT-UPLOAD-PACK).
 	Method string
-	// Path is decoded once, starts with "/", and CheckPath accepts it.
+	// Path is decoded once, starts with "/", and CheckPath accepts it, except
+	// that an escaped slash stays as "%2F" where EscapedSlash allows it.
 	Path   string
 	Query  url.Values
 	Header http.Header
-	// Body holds the whole body if NeedsBody asked for it, else nothing.
+	// HasBody says that a body follows, whether or not it is in Body.
+	HasBody bool
+	// Body holds what Need asked for, else nothing.
 	Body []byte
 }
 
+// MethodWebSocket is the pseudo-method of a WebSocket handshake, which is a GET
+// on the wire. No plain GET is one, and none is a plain GET.
+const MethodWebSocket = "WEBSOCKET"
+
 // Endpoint is where a service answers.
 type Endpoint struct {
-	Host   hostport.Host
+	Host   HostPattern
 	Port   hostport.Port
-	Scheme string // "https" or "http"
+	Scheme string // "https", "http" or "ssh"
+	User   string // of ssh, as in git@
 }
 
 // Service is one entry of the catalogue. It is immutable.
@@ -64,12 +74,19 @@ type Service struct {
 	Credential *CredentialSpec
 	Operations []Operation
 
-	file    string
-	sets    map[string][]string
-	routes  []route
-	bodies  map[string]*bodySpec
-	headers []headerRule
-	byName  map[string]int
+	file           string
+	sets           map[string][]string
+	routes         []route
+	bodies         map[string]*bodySpec
+	headers        []headerRule
+	requestHeaders []string
+	publicKeys     []publicKey
+	query          []string // nil: open
+	whenHeaders    []string
+	byName         map[string]int
+
+	exact    map[routeKey][]*route
+	captured []*route
 }
 
 // CredentialSpec says how a service's credential looks and where it stands.
@@ -82,17 +99,26 @@ type CredentialSpec struct {
 	Slots []Slot
 	// Required says that the service answers nothing useful without it.
 	Required bool
+	// Sign is how the credential shows that it is there: "" by standing in its
+	// slot, SignAWS4 by a signature in it.
+	Sign string
 
 	shapes map[string]Shape
+	// together: all of Env hold it.
+	together bool
 }
 
 // EnvFor lists the variables that should hold the placeholder when the real
 // credential came from the variable source ("" if it came from elsewhere):
 // that one alone if the service knows it, else the usual one. Setting several
-// forms at once confuses clients.
+// forms at once confuses clients, except where the service's file says that
+// they are one (env-together).
 func (c *CredentialSpec) EnvFor(source string) []string {
 	if c == nil || len(c.Env) == 0 {
 		return nil
+	}
+	if c.together {
+		return slices.Clone(c.Env)
 	}
 	if slices.Contains(c.Env, source) {
 		return []string{source}
@@ -129,27 +155,57 @@ type Operation struct {
 	// SignedURLs: the host authenticates downloads by a signature in the query,
 	// which the service itself handed out; such query keys are no credential.
 	SignedURLs bool
-	// BodyLimit is the size that an inspected body may have; 0: not inspected.
-	BodyLimit int
-	// Uses lists the features that one request needs besides the operation.
-	// Only Identify fills it, in the operation that it returns.
-	Uses []Use
+	// SignedBy are further places where such a signature stands.
+	SignedBy []Slot
+	// CredentialRequired: a request without credential is refused.
+	CredentialRequired bool
+	// WebSocket: the operation is a WebSocket handshake and what follows it.
+	WebSocket bool
+	// Subprotocols are the globs that each offered one must match, besides
+	// credential slots; nil: none may be offered.
+	Subprotocols []string
+	// Refs: resources may name refs, as in "owner/repo@refs/heads/x".
+	Refs bool
+	// Via names the operations that a grant for this feature grants as well, for
+	// requests that use only features granted so.
+	Via []string
+	// Uses lists the features that one request needs besides the operation, and
+	// Credentials what its body holds of them. Only Identify fills them, in the
+	// operation that it returns.
+	Uses        []Use
+	Credentials []Found
 
-	body   string
-	except []string
-	fold   bool
+	lines      []string // under match:
+	body       string   // section, "none", "any" or "" (no line that could have one)
+	bodyLimit  int
+	messages   string
+	query      []string
+	when       []condition
+	resourceAt []string
+	except     []string
+	fold       bool
+	template   []string // names in ResourceTemplate
+	wide       bool     // see wide.go
+	path       bool     // {name:path}: the last name may have slashes
 }
 
 // Use is one feature found in a request.
 type Use struct {
 	Operation string // the feature's operation; "" if the catalogue has none for it
 	Where     string // the place that asks for it, never its value
+	// Resource is what the use is about where that isn't the request's resource:
+	// of a push "owner/repo@refs/heads/x", else the value at resource-at.
+	Resource string
+	// Own: the use has a resource of its own, even if it is "".
+	Own bool
 }
 
 // Errors that Identify's callers tell apart with errors.Is.
 var (
 	// ErrUnknownOperation: the service has no operation for this request.
 	ErrUnknownOperation = errors.New("unknown operation")
+	// ErrQuery: the operation takes no such query key. It is an unknown operation.
+	ErrQuery = fmt.Errorf("%w: query key", ErrUnknownOperation)
 	// ErrBadBody: an inspected body is not in the one form that can be judged.
 	ErrBadBody = errors.New("body refused")
 )
@@ -264,5 +320,10 @@ func (s *Service) Operation(name string) (Operation, bool) {
 
 // HasHost reports whether the service answers at this destination.
 func (s *Service) HasHost(scheme string, host hostport.Host, port hostport.Port) bool {
-	return slices.Contains(s.Endpoints, Endpoint{host, port, scheme})
+	for i := range s.Endpoints {
+		if e := &s.Endpoints[i]; e.Port == port && e.Scheme == scheme && e.Host.Match(host) {
+			return true
+		}
+	}
+	return false
 }

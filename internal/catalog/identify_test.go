@@ -1,13 +1,15 @@
 package catalog
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -15,13 +17,22 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/hostport"
 )
 
+// embedded is the catalogue as it ships, without the services that don't load:
+// TestCatalogueLoads names those.
 func embedded(t testing.TB) *Catalog {
 	t.Helper()
-	c, err := Load(catalogdata.Services)
+	c, err := open(catalogdata.Services)
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.names = slices.DeleteFunc(c.names, func(name string) bool { _, ok := c.Service(name); return !ok })
 	return c
+}
+
+func TestCatalogueLoads(t *testing.T) {
+	if _, err := Load(catalogdata.Services); err != nil {
+		t.Error(err)
+	}
 }
 
 // request makes a Request of "METHOD URL", headers and a body.
@@ -32,7 +43,7 @@ func request(t testing.TB, line string, header http.Header, body []byte) Request
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := map[string]string{"https": "443", "http": "80"}[u.Scheme]
+	port := map[string]string{"https": "443", "http": "80", "ssh": "22"}[u.Scheme]
 	if u.Port() != "" {
 		port = u.Port()
 	}
@@ -43,7 +54,19 @@ func request(t testing.TB, line string, header http.Header, body []byte) Request
 	if header == nil {
 		header = http.Header{}
 	}
-	return Request{Scheme: u.Scheme, Host: hp.Host, Port: hp.Port, Method: method, Path: u.Path, Query: u.Query(), Header: header, Body: body}
+	path := u.Path
+	if strings.Contains(u.EscapedPath(), escapedSlash) && !strings.HasPrefix(path, "/@") {
+		var parts []string
+		for part := range strings.SplitSeq(u.EscapedPath(), escapedSlash) {
+			part, err := url.PathUnescape(part)
+			if err != nil {
+				t.Fatal(err)
+			}
+			parts = append(parts, part)
+		}
+		path = strings.Join(parts, escapedSlash)
+	}
+	return Request{Scheme: u.Scheme, Host: hp.Host, Port: hp.Port, Method: method, Path: path, Query: u.Query(), Header: header, Body: body}
 }
 
 // TestIdentify runs the tables of testdata/identify.
@@ -54,60 +77,10 @@ func TestIdentify(t *testing.T) {
 	for _, file := range files {
 		svc, ok := cat.Service(strings.TrimSuffix(filepath.Base(file), ".txt"))
 		if !ok {
-			t.Fatalf("%s: no such service", file)
+			t.Errorf("%s: no such service, or it doesn't load", file)
+			continue
 		}
-		f, err := os.Open(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		var line string
-		var header http.Header
-		var body []byte
-		sc := bufio.NewScanner(f)
-		for n := 1; sc.Scan(); n++ {
-			text := sc.Text()
-			switch {
-			case text == "" || text[0] == '#':
-			case strings.HasPrefix(text, "= ") || strings.HasPrefix(text, "! "):
-				if body != nil && header["Content-Type"] == nil {
-					header.Set("Content-Type", "application/json")
-				}
-				op, resource, err := svc.Identify(request(t, line, header, body))
-				got := "= " + op.Name
-				if resource != "" {
-					got += " " + resource
-				}
-				for _, u := range op.Uses {
-					got += " + " + u.Operation
-					covered[svc.Name+" "+u.Operation] = true
-				}
-				switch {
-				case errors.Is(err, ErrUnknownOperation):
-					got = "! unknown"
-				case errors.Is(err, ErrBadBody):
-					got = "! body"
-				case err != nil:
-					got = err.Error()
-				default:
-					covered[svc.Name+" "+op.Name] = true
-				}
-				if got != text {
-					t.Errorf("%s:%d: %s\n got %s\nwant %s", file, n, line, got, text)
-				}
-				line = ""
-			case line == "":
-				line, header, body = text, http.Header{}, nil
-			case text[0] == '{' || text[0] == '[':
-				body = []byte(text)
-			default:
-				k, v, ok := strings.Cut(text, ": ")
-				if !ok {
-					t.Fatalf("%s:%d: %q is no header", file, n, text)
-				}
-				header.Add(k, v)
-			}
-		}
+		runGolden(t, svc, file, func(op string) { covered[svc.Name+" "+op] = true })
 	}
 	for _, name := range cat.Names() {
 		svc, _ := cat.Service(name)
@@ -140,12 +113,21 @@ func TestIdentifyIsUnique(t *testing.T) {
 				}
 			}
 			for _, e := range svc.Endpoints {
-				if e.Host != rt.host {
+				host, exact := e.Host.Exact()
+				if !exact || e.Host.text != rt.host.text || strings.HasPrefix(rt.methods[0], "GIT-") != (e.Scheme == "ssh") {
 					continue
 				}
-				r := Request{Scheme: e.Scheme, Host: e.Host, Port: e.Port, Method: rt.methods[0], Path: path, Query: url.Values{}}
+				r := Request{Scheme: e.Scheme, Host: host, Port: e.Port, Method: rt.methods[0], Path: path, Query: url.Values{}}
 				for _, q := range rt.query {
 					r.Query.Add(q[0], q[1])
+				}
+				r.Header = http.Header{}
+				for _, c := range rt.when {
+					if v := strings.ReplaceAll(c.globs[0], "*", ""); c.query {
+						r.Query.Set(c.name, v)
+					} else {
+						r.Header.Set(c.name, v)
+					}
 				}
 				op, _, err := svc.Route(r)
 				if err != nil || op.Name != svc.Operations[rt.op].Name {
@@ -248,4 +230,168 @@ func BenchmarkIdentify(b *testing.B) {
 			}
 		})
 	}
+}
+
+// golden is one request of testdata/identify (its README has the format).
+type golden struct {
+	line    string
+	header  http.Header
+	body    []byte
+	message []byte // on the WebSocket that the request opened
+	asked   bool
+}
+
+func (g *golden) read(text string) error {
+	if text == "" || text[0] == '#' {
+		return nil
+	}
+	if msg, ok := strings.CutPrefix(text, "> "); ok && g.line != "" {
+		g.message = []byte(msg)
+		return nil
+	}
+	if g.line == "" || g.asked {
+		*g = golden{line: text, header: http.Header{}}
+		return nil
+	}
+	switch text[0] {
+	case '{', '[':
+		g.body = []byte(text)
+		g.usually("application/json")
+	case '~':
+		g.body = []byte(strings.TrimPrefix(text[1:], " "))
+		g.usually("application/x-www-form-urlencoded")
+	case '"':
+		s, err := strconv.Unquote(text)
+		if err != nil {
+			return fmt.Errorf("%s is not quoted as Go does", text)
+		}
+		g.body = append(g.body, s...)
+	case '|':
+		end := "\n"
+		if strings.HasPrefix(g.header.Get("Content-Type"), "multipart/") {
+			end = "\r\n"
+		}
+		g.body = append(g.body, strings.TrimPrefix(text[1:], " ")+end...)
+	default:
+		k, v, ok := strings.Cut(text, ": ")
+		if !ok {
+			return fmt.Errorf("%q is no header", text)
+		}
+		g.header.Add(k, v)
+	}
+	return nil
+}
+
+func (g *golden) usually(contentType string) {
+	if g.header["Content-Type"] == nil {
+		g.header.Set("Content-Type", contentType)
+	}
+}
+
+// ask says what the request is, in the words of the file.
+func (g *golden) ask(t testing.TB, svc *Service, covered func(op string)) string {
+	r := request(t, g.line, g.header, g.body)
+	r.HasBody = g.body != nil
+	op, resource, err := svc.Identify(r)
+	contents := Contents{Uses: op.Uses, Credentials: op.Credentials}
+	if err == nil && g.message != nil {
+		own, _, _ := svc.Match(&r)
+		contents, err = svc.JudgeMessage(own, g.message)
+	}
+	switch {
+	case errors.Is(err, ErrQuery):
+		return "! query"
+	case errors.Is(err, ErrUnknownOperation):
+		return "! unknown"
+	case errors.Is(err, ErrBadBody):
+		return "! body"
+	case err != nil:
+		return err.Error()
+	}
+	covered(op.Name)
+	got := "= " + op.Name
+	if resource != "" {
+		got += " " + resource
+	}
+	for _, u := range contents.Uses {
+		name := u.Operation
+		if name == "" {
+			name = "?"
+		}
+		got += " + " + name
+		if u.Own {
+			got += " " + u.Resource
+		}
+		covered(u.Operation)
+	}
+	var slots []Slot
+	if svc.Credential != nil {
+		slots = svc.Credential.Slots
+	}
+	for _, f := range append(CredentialsIn(r, slots), contents.Credentials...) {
+		if svc.PublicKey(r, f) {
+			continue
+		}
+		if f.Kind == Infrastructure || op.Signs(f) || slices.ContainsFunc(slots, func(s Slot) bool { return s.Place() == f.Slot }) {
+			continue
+		}
+		word := " ! "
+		if f.Kind == Placed {
+			word = " @ "
+		}
+		got += word + f.Slot.String()
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Header)) {
+		if !svc.takesHeader(name) && !isSecretHeader(name) {
+			got += " - " + name
+		}
+	}
+	return got
+}
+
+// runGolden asks what each request of the file is.
+func runGolden(t *testing.T, svc *Service, file string, covered func(op string)) {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var g golden
+	for n, text := range strings.Split(string(data), "\n") {
+		if !strings.HasPrefix(text, "= ") && !strings.HasPrefix(text, "! ") {
+			if err := g.read(text); err != nil {
+				t.Fatalf("%s:%d: %v", file, n+1, err)
+			}
+			continue
+		}
+		if got := g.ask(t, svc, covered); got != text {
+			t.Errorf("%s:%d: %s\n got %s\nwant %s", file, n+1, g.line, got, text)
+		}
+		g.asked = true
+	}
+}
+
+// TestEngine runs the same on a service that uses everything.
+func TestEngine(t *testing.T) {
+	covered := map[string]bool{}
+	svc := demo(t)
+	runGolden(t, svc, "testdata/engine/demo.txt", func(op string) { covered[op] = true })
+	for _, op := range svc.Operations {
+		if !covered[op.Name] {
+			t.Errorf("no line is %s", op.Name)
+		}
+	}
+}
+
+func demo(t testing.TB) *Service {
+	t.Helper()
+	data, err := os.ReadFile("testdata/engine/demo.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	svc, err := parseService("demo.yaml", data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return svc
 }

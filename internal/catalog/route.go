@@ -4,23 +4,59 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
-	"github.com/bulkhead-dev/bulkhead/internal/hostport"
 )
 
 // route is one line under match: of an operation.
 type route struct {
 	op      int
 	methods []string
-	host    hostport.Host
+	host    HostPattern
 	segs    []segment
+	many    int // index of the segment that takes several, or -1
 	query   [][2]string
+	when    []condition
 }
 
-// segment is one part of a path pattern. rest stands for one or more segments.
+// condition is one further demand on a request: the header or query key stands
+// there once, with a value of these.
+type condition struct {
+	name  string
+	query bool
+	globs []string
+}
+
+func (c condition) holds(r *Request) bool {
+	values := r.Header[c.name]
+	if c.query {
+		values = r.Query[c.name]
+	}
+	return len(values) == 1 && slices.ContainsFunc(c.globs, func(g string) bool { return globMatch(g, values[0]) })
+}
+
+// disjoint: no request meets both.
+func (c condition) disjoint(o condition) bool {
+	if c.name != o.name || c.query != o.query {
+		return false
+	}
+	for _, a := range c.globs {
+		for _, b := range o.globs {
+			pa, wa := strings.CutSuffix(a, "*")
+			pb, wb := strings.CutSuffix(b, "*")
+			if a == b || wa && strings.HasPrefix(pb, pa) || wb && strings.HasPrefix(pa, pb) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// segment is one part of a path pattern, or one label of a host pattern.
 type segment struct {
-	rest           bool
-	any            bool
+	rest           bool   // ** at the end: one or more segments
+	any            bool   // *
+	path           bool   // {name:path}: one segment that may hold escaped slashes
+	many           bool   // {name:segments}: one or more segments
+	wide           bool   // {name:id}, and with many {name:key}: any letters; see wide.go
 	name           string // of a capture
 	prefix, suffix string // around it; a literal is all prefix with name ""
 	oneOf          []string
@@ -28,14 +64,14 @@ type segment struct {
 
 // parseRoute reads "GET,HEAD host/path/{name}/{name:set}/**?key=value".
 func parseRoute(s string, sets map[string][]string) (route, error) {
-	var rt route
+	rt := route{many: -1}
 	methods, rest, ok := strings.Cut(s, " ")
 	if !ok {
 		return rt, fmt.Errorf("%q is not METHOD host/path", s)
 	}
 	rt.methods = strings.Split(methods, ",")
 	for _, m := range rt.methods {
-		if m == "" || strings.Trim(m, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
+		if m == "" || strings.Trim(m, "ABCDEFGHIJKLMNOPQRSTUVWXYZ-") != "" || m == MethodWebSocket {
 			return rt, fmt.Errorf("%q is not a method", m)
 		}
 	}
@@ -54,21 +90,48 @@ func parseRoute(s string, sets map[string][]string) (route, error) {
 		return rt, fmt.Errorf("%q has no path", s)
 	}
 	var err error
-	if rt.host, err = hostport.ParseHost(host); err != nil {
+	if rt.host, err = parseHost(host, sets); err != nil {
 		return rt, err
+	}
+	names := map[string]bool{}
+	for _, g := range rt.host.labels {
+		names[g.name] = true
 	}
 	parts := strings.Split(path, "/")
 	for i, p := range parts {
 		seg, err := parseSegment(p, sets)
-		if err != nil {
+		switch {
+		case err != nil:
 			return rt, err
-		}
-		if seg.rest && i != len(parts)-1 {
+		case seg.rest && i != len(parts)-1:
 			return rt, fmt.Errorf("** may only be the last segment of %q", s)
+		case seg.name != "" && names[seg.name]:
+			return rt, fmt.Errorf("%q captures %q twice", s, seg.name)
+		case (seg.many || seg.rest) && rt.many >= 0:
+			return rt, fmt.Errorf("%q has two places that take several segments", s)
+		}
+		names[seg.name] = seg.name != ""
+		if seg.many {
+			rt.many = i
 		}
 		rt.segs = append(rt.segs, seg)
 	}
 	return rt, nil
+}
+
+// captures reports whether the line captures a part of this name.
+func (rt *route) captures(name string) bool {
+	named := func(g segment) bool { return g.name == name }
+	return slices.ContainsFunc(rt.segs, named) || slices.ContainsFunc(rt.host.labels, named)
+}
+
+// pathName is the name of the capture that may hold slashes, if there is one.
+func (rt *route) pathName() string {
+	i := slices.IndexFunc(rt.segs, func(g segment) bool { return g.path || g.many })
+	if i < 0 {
+		return ""
+	}
+	return rt.segs[i].name
 }
 
 func parseSegment(p string, sets map[string][]string) (segment, error) {
@@ -92,7 +155,16 @@ func parseSegment(p string, sets map[string][]string) (segment, error) {
 		return segment{}, fmt.Errorf("segment %q has no name", p)
 	}
 	seg := segment{name: name, prefix: p[:i], suffix: p[j+1:]}
-	if hasSet {
+	switch {
+	case setName == "path" && hasSet:
+		seg.path = true
+	case setName == "segments" && hasSet:
+		seg.many = true
+	case setName == "id" && hasSet:
+		seg.wide = true
+	case setName == "key" && hasSet:
+		seg.wide, seg.many = true, true
+	case hasSet:
 		if seg.oneOf = sets[setName]; seg.oneOf == nil {
 			return segment{}, fmt.Errorf("there is no set %q above", setName)
 		}
@@ -115,8 +187,13 @@ func isCapture(s string) bool {
 	return true
 }
 
+// escapedSlash is how a slash stands in Request.Path that is not a separator.
+const escapedSlash = "%2F"
+
 func (g segment) match(s string) (capture string, ok bool) {
 	switch {
+	case strings.Contains(s, escapedSlash) && !g.path:
+		return "", false
 	case g.any:
 		return "", s != ""
 	case g.name == "":
@@ -126,43 +203,86 @@ func (g segment) match(s string) (capture string, ok bool) {
 	if ok {
 		rest, ok = strings.CutSuffix(rest, g.suffix)
 	}
+	if g.path && ok {
+		return capturePath(strings.Split(rest, escapedSlash))
+	}
+	if g.wide && ok {
+		return rest, isWide(rest)
+	}
 	if !ok || !isCapture(rest) || g.oneOf != nil && !slices.Contains(g.oneOf, rest) {
 		return "", false
 	}
 	return rest, true
 }
 
-func (rt *route) match(s *Service, r Request, segs []string) (resource string, ok bool) {
-	if rt.host != r.Host || !slices.Contains(rt.methods, r.Method) {
-		return "", false
-	}
-	all := segs
-	var buf [8][2]string
-	captures := buf[:0]
-	for i, g := range rt.segs {
-		if g.rest {
-			if len(segs) <= i {
-				return "", false
-			}
-			segs = segs[:len(rt.segs)]
-			break
-		}
-		if i >= len(segs) {
+// capturePath joins parts of which each could be captured by itself.
+func capturePath(parts []string) (string, bool) {
+	for _, p := range parts {
+		if !isCapture(p) {
 			return "", false
 		}
-		c, ok := g.match(segs[i])
+	}
+	return strings.Join(parts, "/"), true
+}
+
+// matchMany is match for a segment that stands for all of segs.
+func (g segment) matchMany(segs []string) (string, bool) {
+	joined, ok := strings.CutPrefix(strings.Join(segs, "/"), g.prefix)
+	if ok {
+		joined, ok = strings.CutSuffix(joined, g.suffix)
+	}
+	if !ok || strings.Contains(joined, escapedSlash) {
+		return "", false
+	}
+	if g.wide {
+		return joined, isKey(joined)
+	}
+	return capturePath(strings.Split(joined, "/"))
+}
+
+func (rt *route) match(s *Service, r *Request, segs []string) (resource string, ok bool) {
+	if !slices.Contains(rt.methods, r.Method) || strings.HasPrefix(r.Method, "GIT-") != (r.Scheme == "ssh") {
+		return "", false
+	}
+	var buf [8][2]string
+	captures, ok := rt.host.match(r.Host, buf[:0])
+	if !ok {
+		return "", false
+	}
+	all, want := segs, rt.segs
+	switch {
+	case rt.many >= 0:
+		// One segment takes what the others leave.
+		n := len(segs) - len(want) + 1
+		if n < 1 {
+			return "", false
+		}
+		c, ok := want[rt.many].matchMany(segs[rt.many : rt.many+n])
 		if !ok {
 			return "", false
 		}
-		if g.name != "" {
-			captures = append(captures, [2]string{g.name, c})
+		captures = append(captures, [2]string{want[rt.many].name, c})
+		if captures, ok = matchSegments(want[:rt.many], segs[:rt.many], captures); !ok {
+			return "", false
 		}
+		want, segs = want[rt.many+1:], segs[rt.many+n:]
+	case want[len(want)-1].rest:
+		if len(segs) < len(want) || slices.ContainsFunc(segs[len(want)-1:], func(s string) bool { return strings.Contains(s, escapedSlash) }) {
+			return "", false
+		}
+		want = want[:len(want)-1]
+		segs = segs[:len(want)]
 	}
-	if len(segs) != len(rt.segs) {
+	if captures, ok = matchSegments(want, segs, captures); !ok {
 		return "", false
 	}
 	for _, q := range rt.query {
 		if !queryIs(r.Query, q[0], q[1]) {
+			return "", false
+		}
+	}
+	for _, c := range rt.when {
+		if !c.holds(r) {
 			return "", false
 		}
 	}
@@ -179,17 +299,33 @@ func (rt *route) match(s *Service, r Request, segs []string) (resource string, o
 	return expand(op, captures), true
 }
 
+// matchSegments compares one to one and appends the captures.
+func matchSegments(want []segment, segs []string, captures [][2]string) ([][2]string, bool) {
+	if len(want) != len(segs) {
+		return nil, false
+	}
+	for i, g := range want {
+		c, ok := g.match(segs[i])
+		if !ok {
+			return nil, false
+		}
+		if g.name != "" {
+			captures = append(captures, [2]string{g.name, c})
+		}
+	}
+	return captures, true
+}
+
 // expand fills the resource template; a route without all of its names gives
 // no resource.
 func expand(op *Operation, captures [][2]string) string {
-	if op.ResourceTemplate == "" {
+	if op.resourceAt != nil || len(op.template) == 0 {
 		return ""
 	}
 	var b strings.Builder
-	for i, part := range strings.Split(op.ResourceTemplate, "/") {
-		name := strings.Trim(part, "{}")
+	for i, name := range op.template {
 		at := slices.IndexFunc(captures, func(c [2]string) bool { return c[0] == name })
-		if at < 0 {
+		if at < 0 || strings.Contains(captures[at][1], "/") && i != len(op.template)-1 {
 			return ""
 		}
 		if i > 0 {
@@ -206,7 +342,7 @@ func expand(op *Operation, captures [][2]string) string {
 // overlaps reports whether some request could match both routes. It errs on the
 // side of yes.
 func (rt *route) overlaps(o *route) bool {
-	if rt.host != o.host || !slices.ContainsFunc(rt.methods, func(m string) bool { return slices.Contains(o.methods, m) }) {
+	if !slices.ContainsFunc(rt.methods, func(m string) bool { return slices.Contains(o.methods, m) }) || !rt.host.Overlaps(o.host) {
 		return false
 	}
 	for _, a := range rt.query {
@@ -215,6 +351,14 @@ func (rt *route) overlaps(o *route) bool {
 				return false
 			}
 		}
+	}
+	for _, a := range rt.when {
+		if slices.ContainsFunc(o.when, a.disjoint) {
+			return false
+		}
+	}
+	if rt.many >= 0 || o.many >= 0 {
+		return overlapsMany(rt.segs, o.segs)
 	}
 	for i := 0; ; i++ {
 		switch {
@@ -226,6 +370,45 @@ func (rt *route) overlaps(o *route) bool {
 			return false
 		}
 	}
+}
+
+// overlapsMany compares from both ends up to what takes several segments.
+func overlapsMany(a, b []segment) bool {
+	several := func(g segment) bool { return g.many || g.rest }
+	short := func(s []segment, o []segment) bool { return !slices.ContainsFunc(s, several) && len(s) < len(o) }
+	if short(a, b) || short(b, a) || emptyForKey(a, b) || emptyForKey(b, a) {
+		return false
+	}
+	for i := 0; i < min(len(a), len(b)) && !several(a[i]) && !several(b[i]); i++ {
+		if !a[i].overlaps(b[i]) {
+			return false
+		}
+	}
+	for i := 1; i <= min(len(a), len(b)); i++ {
+		x, y := a[len(a)-i], b[len(b)-i]
+		if x.rest || y.rest {
+			return true
+		}
+		// The end of several segments is still the end of a segment.
+		if x.many || y.many {
+			return strings.HasSuffix(x.ending(), y.ending()) || strings.HasSuffix(y.ending(), x.ending())
+		}
+		if !x.overlaps(y) {
+			return false
+		}
+	}
+	return true
+}
+
+// ending is the literal end of what the segment matches.
+func (g segment) ending() string {
+	switch {
+	case g.any:
+		return ""
+	case g.name == "":
+		return g.prefix
+	}
+	return g.suffix
 }
 
 func (g segment) overlaps(o segment) bool {

@@ -21,6 +21,7 @@ var alphabets = map[string]string{
 	"base62":    base62,
 	"base64url": base62 + "-_",
 	"hex":       "0123456789abcdef",
+	"base32":    "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567",
 }
 
 // Placeholder makes a placeholder of the spec's usual shape (Generic without a

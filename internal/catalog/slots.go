@@ -18,11 +18,28 @@ type Slot struct {
 	Scheme string `json:"scheme,omitempty"`
 	// Query is a key of the query.
 	Query string `json:"query,omitempty"`
+	// Prefix stands in front of the credential in one of the names that a
+	// WebSocket handshake offers.
+	Prefix string `json:"prefix,omitempty"`
+	// User is the user name that goes with it (Basic), whatever the client wrote.
+	User string `json:"user,omitempty"`
+	// Body is a field of the body, for messages: bodies are never changed.
+	Body string `json:"body,omitempty"`
+}
+
+// Place is the slot without what only says how it is filled.
+func (s Slot) Place() Slot {
+	s.User = ""
+	return s
 }
 
 // String names the slot for a message; it never has a value in it.
 func (s Slot) String() string {
 	switch {
+	case s.Body != "":
+		return "the body field " + clip(s.Body, 60)
+	case s.Prefix != "":
+		return "the subprotocol " + clip(s.Prefix, 40) + "… of " + s.Header
 	case s.Query != "":
 		return "the query parameter " + clip(s.Query, 40)
 	case s.Header == "":
@@ -47,6 +64,8 @@ const (
 	// Infrastructure: cookies of a content delivery network, which identify
 	// nobody; they are stripped.
 	Infrastructure
+	// Placed: a body field where the session's placeholder may stand.
+	Placed
 )
 
 // Found is one credential-shaped thing. Value can't be printed.
@@ -87,6 +106,8 @@ func CredentialsIn(r Request, slots []Slot) []Found {
 		extra, scheme := extraHeader(name)
 		for _, v := range values {
 			switch {
+			case name == subprotocolHeader:
+				found = append(found, subprotocols(v, slots)...)
 			case scheme || name == "Authorization" || name == "Proxy-Authorization":
 				found = append(found, authorization(name, v))
 			case name == "Cookie":
@@ -147,6 +168,36 @@ func authorization(name, v string) Found {
 	return Found{slot, Named, secret.New([]byte(rest))}
 }
 
+const subprotocolHeader = "Sec-Websocket-Protocol"
+
+// subprotocols looks at each name that a handshake offers: behind the prefix of
+// a slot, named like a credential, or shaped like one.
+func subprotocols(v string, slots []Slot) []Found {
+	var found []Found
+	for name := range strings.SplitSeq(v, ",") {
+		name = strings.Trim(name, " \t")
+		slot, kind, value := Slot{Header: subprotocolHeader}, Shaped, name
+		if i := slices.IndexFunc(slots, func(s Slot) bool { return s.Prefix != "" && strings.HasPrefix(name, s.Prefix) }); i >= 0 {
+			slot, kind, value = Slot{Header: subprotocolHeader, Prefix: slots[i].Prefix}, Named, name[len(slots[i].Prefix):]
+		} else if named := isSecretSubprotocol(name); named {
+			kind = Named
+		} else if !hasTokenShape(name) {
+			continue
+		}
+		found = append(found, Found{slot, kind, secret.New([]byte(value))})
+	}
+	return found
+}
+
+// isSecretSubprotocol knows the customs by which browsers, which can set no
+// header, put credentials there: a word for one, or a name too long to be one.
+func isSecretSubprotocol(name string) bool {
+	folded := foldQuery(name)
+	return len(name) > 80 || slices.ContainsFunc([]string{"apikey", "accesstoken", "authtoken", "bearer", "authorization", "password", "secret", "jwt"}, func(w string) bool {
+		return strings.Contains(folded, w)
+	})
+}
+
 // isLogin knows the names that people and clients sign in with: at most 39
 // letters (GitHub's limit; an old token of GitHub's has 40), no token's shape.
 func isLogin(s string) bool {
@@ -191,6 +242,71 @@ var signatureQuery = map[string]bool{
 	"awsaccesskeyid": true, "googleaccessid": true, "skoid": true, "sktid": true, "keypairid": true,
 }
 
+// secretFields are names of body fields that hold credentials, and endings of
+// such names, without case and punctuation. Words that mean other things as
+// often (key, auth, signature) are not among them.
+var secretFields = map[string]bool{
+	"token": true, "secret": true, "jwt": true, "bearer": true, "authorization": true, "credential": true, "pat": true,
+	"passphrase": true, "pwd": true, "xapikey": true,
+}
+
+var secretFieldEndings = []string{
+	"apikey", "apitoken", "accesstoken", "refreshtoken", "authtoken", "authorizationtoken", "authenticationtoken", "bearertoken", "oauthtoken", "idtoken",
+	"sessiontoken", "usertoken", "bottoken", "privatetoken", "jobtoken", "personalaccesstoken", "githubtoken", "clientsecret", "secretkey", "secretaccesskey",
+	"accesskey", "accesskeyid", "privatekey", "signingkey", "webhooksecret", "password", "passwd", "subscriptionkey", "serviceaccountkey",
+}
+
+// isSecretField is isSecretQuery for the fields of bodies; "a[api_key]" is one.
+func isSecretField(key string) bool {
+	if len(key) > 64 || len(key) < 3 {
+		return false
+	}
+	folded := foldField(key)
+	if secretFields[folded] {
+		return true
+	}
+	for _, e := range secretFieldEndings {
+		if strings.HasSuffix(folded, e) {
+			return true
+		}
+	}
+	return false
+}
+
+func foldField(key string) string {
+	plain := true
+	for i := 0; i < len(key) && plain; i++ {
+		plain = 'a' <= key[i] && key[i] <= 'z'
+	}
+	if plain {
+		return key
+	}
+	b := make([]byte, 0, len(key))
+	for i := 0; i < len(key); i++ {
+		switch c := key[i]; {
+		case 'A' <= c && c <= 'Z':
+			b = append(b, c+'a'-'A')
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9', c >= 0x80:
+			b = append(b, c)
+		case c == '[' || c == '.' || c == '/' || c == ':':
+			b = b[:0] // the last name of several counts
+		}
+	}
+	return string(b)
+}
+
+// isTokenShaped: s is a credential of a well-known make and nothing else, maybe
+// behind the word of a scheme.
+func isTokenShaped(s string) bool {
+	if len(s) < 16 || len(s) > 8<<10 {
+		return false
+	}
+	if scheme, rest, ok := strings.Cut(s, " "); ok && (strings.EqualFold(scheme, "bearer") || strings.EqualFold(scheme, "token")) {
+		s = rest
+	}
+	return strings.IndexByte(s, ' ') < 0 && strings.IndexByte(s, '\n') < 0 && hasTokenShape(s)
+}
+
 func foldQuery(key string) string {
 	return strings.NewReplacer("_", "", "-", "", ".", "").Replace(strings.ToLower(key))
 }
@@ -222,23 +338,45 @@ var tokenShapes = []struct {
 	{"AIza", 35}, {"ya29.", 16}, {"dop_v1_", 32}, {"shpat_", 32}, {"sntrys_", 16}, {"dckr_pat_", 16}, {"gsk_", 40}, {"xai-", 40},
 }
 
-// hasTokenShape looks for a credential of a well-known make anywhere in s.
+// shapesBy finds the shapes by their first byte.
+var shapesBy = func() (by [256][]int) {
+	for i, t := range tokenShapes {
+		by[t.prefix[0]] = append(by[t.prefix[0]], i)
+	}
+	return by
+}()
+
+// LooksLikeCredential reports whether a credential of a well-known make stands
+// anywhere in s.
+func LooksLikeCredential(s string) bool { return hasTokenShape(s) }
+
 func hasTokenShape(s string) bool {
-	for _, t := range tokenShapes {
-		for from := 0; ; {
-			i := strings.Index(s[from:], t.prefix)
-			if i < 0 {
-				break
-			}
-			i += from
-			from = i + len(t.prefix)
-			if (i == 0 || !isTokenByte(s[i-1])) && tokenRun(s[from:]) >= t.min {
-				return true
+	if len(s) < minTokenShape {
+		return false
+	}
+	inToken := false
+	for i := 0; i <= len(s)-minTokenShape; i++ {
+		if start := !inToken; start {
+			for _, n := range shapesBy[s[i]] {
+				t := &tokenShapes[n]
+				if strings.HasPrefix(s[i:], t.prefix) && tokenRun(s[i+len(t.prefix):]) >= t.min {
+					return true
+				}
 			}
 		}
+		inToken = isTokenByte(s[i])
 	}
 	return hasJWT(s)
 }
+
+// minTokenShape is the least length of a credential that is known by shape.
+var minTokenShape = func() int {
+	least := 20 + 1 + 8 + 1 // hasJWT
+	for _, t := range tokenShapes {
+		least = min(least, len(t.prefix)+t.min)
+	}
+	return least
+}()
 
 // hasJWT looks for three base64url parts of which the first begins like {"…
 func hasJWT(s string) bool {

@@ -40,6 +40,11 @@ func policyCheck() *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "%s: valid, %d grants\n", p.File, len(p.Grants))
+			for _, g := range p.Grants {
+				if g.TCP != "" {
+					fmt.Fprintf(cmd.ErrOrStderr(), "%s: weak: nothing in tcp: %s can be inspected\n", g.Pos, g.TCP)
+				}
+			}
 			return nil
 		},
 	}

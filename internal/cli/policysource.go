@@ -14,7 +14,6 @@ import (
 
 	catalogdata "github.com/bulkhead-dev/bulkhead/catalog"
 	"github.com/bulkhead-dev/bulkhead/internal/capability"
-	"github.com/bulkhead-dev/bulkhead/internal/catalog"
 	"github.com/bulkhead-dev/bulkhead/internal/policy"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
@@ -23,7 +22,8 @@ import (
 // then the flags. Every command that needs a policy has the same flags.
 type policySource struct {
 	file, profile, isolation, workspace string
-	presets                             []string
+	presets, publish                    []string
+	allowLogin                          []string
 	given                               *pflag.FlagSet
 }
 
@@ -33,6 +33,8 @@ func (s *policySource) flags(f *pflag.FlagSet) {
 	f.StringSliceVar(&s.presets, "preset", nil, "add presets by `NAME,…` (see: bulkhead preset list)")
 	f.StringVar(&s.profile, "profile", "", "`PROFILE`: developer, knowledge-worker or server")
 	f.StringVar(&s.isolation, "isolation", "", "`ISOLATION`: process, container, vm or auto")
+	f.StringSliceVar(&s.publish, "publish", nil, "make port `[HOST:]PORT` inside reachable on this host's loopback")
+	f.StringSliceVar(&s.allowLogin, "allow-login", nil, "let a login begun inside complete for `CREDENTIAL,…`, of the account that is known")
 	f.StringVar(&s.workspace, "workspace", "", "workspace `DIR[:MODE]`, mode ro, rw, rw-no-delete or staged")
 }
 
@@ -111,6 +113,11 @@ func (s *policySource) load() (*policy.Policy, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, name := range s.allowLogin {
+		if err := p.SetAllowLogin(name); err != nil {
+			return nil, vocabulary.Exitf(vocabulary.ExitPolicyInvalid, "--allow-login: %v", err)
+		}
+	}
 	return p, nil
 }
 
@@ -140,6 +147,14 @@ func (s *policySource) apply(p *policy.Policy) error {
 		}
 		p.Workspace = policy.Workspace{Path: dir, Mode: mode, Pos: vocabulary.Position{File: "--workspace"}}
 	}
+	for _, text := range s.publish {
+		port, err := policy.ParsePublished(text)
+		if err != nil {
+			return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "--publish: %v\nwrite PORT, or HOST:PORT for another port of this host", err)
+		}
+		port.Pos = vocabulary.Position{File: "--publish"}
+		p.Publish = append(p.Publish, port)
+	}
 	for _, name := range s.presets {
 		p.Presets = append(p.Presets, policy.At[string]{Value: strings.TrimSpace(name), Pos: vocabulary.Position{File: "--preset"}})
 	}
@@ -162,9 +177,11 @@ func presetNames() (names []string) {
 	return names
 }
 
-func services() *catalog.Catalog { return catalog.Default() }
-
 // compile checks every grant against the catalogue.
 func compile(p *policy.Policy) (*capability.Set, error) {
-	return capability.Compile(capability.FromPolicy(p), services())
+	cat, err := services()
+	if err != nil {
+		return nil, err
+	}
+	return capability.Compile(capability.FromPolicy(p), cat)
 }

@@ -44,8 +44,12 @@ otherwise the profile's defaults: the workspace and nothing else.`,
 			if hint := agentHint(p, args[0]); hint != "" {
 				notice(cmd)("%s", hint)
 			}
+			cat, err := services()
+			if err != nil {
+				return err
+			}
 			code, err := session.Run(context.Background(), session.Options{
-				Policy: p, Catalog: services(), Argv: args, Events: events,
+				Policy: p, Catalog: cat, Services: loadServices().extra, Config: configDir(), Argv: args, Events: events,
 				Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 				Notice: notice(cmd),
 			})

@@ -8,13 +8,15 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/bulkhead-dev/bulkhead/internal/policy"
+	"github.com/bulkhead-dev/bulkhead/internal/publish"
 	"github.com/bulkhead-dev/bulkhead/internal/session"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
 func newSession() *cobra.Command {
 	return noun("session", "List, look at, stop and revoke running sessions",
-		sessionList(), sessionShow(), sessionStop(), sessionRevoke())
+		sessionList(), sessionShow(), sessionStop(), sessionRevoke(), sessionPublish())
 }
 
 func sessionList() *cobra.Command {
@@ -91,7 +93,7 @@ func sessionShow() *cobra.Command {
 				{"started", s.Started.Local().Format(time.DateTime)}, {"isolation", string(s.Isolation)},
 				{"network", s.Network}, {"profile", string(s.Profile)}, {"workspace", s.Workspace},
 				{"command", printable(strings.Join(s.Command, " "))}, {"policy", s.Policy}, {"events", s.Events},
-				{"revoked", fmt.Sprint(s.Revoked)},
+				{"published", strings.Join(s.Published, " ")}, {"revoked", fmt.Sprint(s.Revoked)},
 			}
 			for _, row := range rows {
 				fmt.Fprintf(w, "%s\t%s\n", row[0], row[1])
@@ -116,6 +118,34 @@ func sessionStop() *cobra.Command {
 		Short: "End a session and everything that runs in it",
 		Args:  cobra.ExactArgs(1),
 		RunE:  withSession(func(_ *cobra.Command, r *session.Remote) error { return r.Stop() }),
+	}
+}
+
+func sessionPublish() *cobra.Command {
+	return &cobra.Command{
+		Use:   "publish SESSION [HOST:]PORT",
+		Short: "Make a port inside a session reachable on this host's loopback",
+		Long: `Make a port inside a session reachable on this host's loopback.
+
+Only programs on this machine reach it, at 127.0.0.1:HOST. What answers there is the
+sandbox: treat it like any website you do not know.`,
+		Example: "  bulkhead session publish 01J… 3000\n  bulkhead session publish 01J… 8080:3000",
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := findSession(args[0])
+			if err != nil {
+				return err
+			}
+			p, err := policy.ParsePublished(args[1])
+			if err != nil {
+				return fmt.Errorf("%w; write PORT or HOST:PORT", err)
+			}
+			if err := r.Publish(publish.Port{Host: p.Host, Inside: p.Inside}); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "published: http://127.0.0.1:%d leads to port %d of the session\n", p.Host, p.Inside)
+			return nil
+		},
 	}
 }
 

@@ -26,7 +26,11 @@ import (
 	"time"
 
 	"github.com/bulkhead-dev/bulkhead/internal/capability"
+	"github.com/bulkhead-dev/bulkhead/internal/catalog"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/gitssh"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/httpauthz"
 	"github.com/bulkhead-dev/bulkhead/internal/egress/wire"
+	"github.com/bulkhead-dev/bulkhead/internal/hostport"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
@@ -35,6 +39,8 @@ import (
 type Config struct {
 	Session vocabulary.SessionID
 	Spec    capability.Spec
+	// Services are the user's own that the spec names, beside the embedded ones.
+	Services []catalog.Extra
 	// CACert and CAKey are the session's CA, DER; the key is ECDSA.
 	CACert, CAKey []byte
 	Upstreams     []Upstream
@@ -49,19 +55,25 @@ type Config struct {
 	Network sandbox.NetworkKind
 	// Placeholders maps a credential's name to what the sandbox sees.
 	Placeholders map[string]string
-	Limits       Limits
+	// SSH is what git over SSH needs; the zero value serves none.
+	SSH    gitssh.Config
+	Limits Limits
 }
 
-// Upstream says where a name really lives. CAPEM empty means the host's roots.
+// Upstream says where a name really lives, as policy.Upstream does. CAPEM
+// empty means the host's roots.
 type Upstream struct {
-	Host    string
-	Connect string // ip:port
-	CAPEM   []byte
+	Host       string // a name, *.name or *
+	Connect    string // ip:port
+	CAPEM      []byte
+	Proxy      string // URL, or policy.Direct
+	Credential string // of the proxy: user:password
 }
 
 // Limits of a gateway. Zero means the default.
 type Limits struct {
-	MaxFlows int // connections of the sandbox at a time; default DefaultMaxFlows
+	MaxFlows         int // connections of the sandbox at a time; default DefaultMaxFlows
+	httpauthz.Limits     // of requests
 }
 
 // DefaultMaxFlows keeps the worst case of buffers (netstack.BufferMax in both
@@ -100,11 +112,12 @@ func Start(ctx context.Context, cfg Config, ctrl Controller) (*Gateway, error) {
 		return nil, errors.New("egress: a gateway needs a controller to record its events")
 	}
 	g := &Gateway{ready: make(chan struct{}), done: make(chan struct{}), said: &head{}}
-	stream, err := g.spawn()
+	stream, pipes, err := g.spawn()
 	if err != nil {
 		return nil, fmt.Errorf("egress: %w", err)
 	}
 	g.conn = wire.NewConn(stream, wire.ControllerLimits, wire.ServeController(ctrl, cfg.RootsPEM))
+	g.conn.TakeRecords(pipes, ctrl)
 	served := make(chan error, 1)
 	go func() { served <- g.conn.Serve(ctx) }()
 	go g.configure(cfg)
@@ -153,6 +166,15 @@ func (g *Gateway) Attach(link *os.File) error {
 	ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
 	defer cancel()
 	return g.explain(g.conn.Call(ctx, wire.Attach, struct{}{}, nil, link))
+}
+
+// Listen gives the gateway a listener of the sandbox's loopback that stands for
+// a port of this host: its connections are judged like any for
+// localhost:port. To be called after Attach; the caller still owns l.
+func (g *Gateway) Listen(port hostport.Port, l *os.File) error {
+	ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
+	defer cancel()
+	return g.explain(g.conn.Call(ctx, wire.Listen, wire.ListenRequest{Port: port}, nil, l))
 }
 
 // explain prefers what the child itself said at its end.

@@ -2,7 +2,6 @@ package egress
 
 import (
 	"context"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"time"
 
 	v1 "github.com/bulkhead-dev/bulkhead/api/v1"
 	"github.com/bulkhead-dev/bulkhead/internal/capability"
@@ -19,6 +17,7 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/childproc"
 	"github.com/bulkhead-dev/bulkhead/internal/egress/confine"
 	"github.com/bulkhead-dev/bulkhead/internal/egress/dial"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/gitssh"
 	"github.com/bulkhead-dev/bulkhead/internal/egress/httpauthz"
 	"github.com/bulkhead-dev/bulkhead/internal/egress/intercept"
 	"github.com/bulkhead-dev/bulkhead/internal/egress/netstack"
@@ -38,15 +37,20 @@ func gatewayMain() int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	if err := childproc.CloseInherited(controlFD); err != nil {
+	if err := childproc.CloseInherited(controlFD, recordsFD, receiptsFD); err != nil {
 		return fail(err)
 	}
 	conn, err := controlConn()
 	if err != nil {
 		return fail(err)
 	}
+	pipes, err := recordPipes()
+	if err != nil {
+		return fail(err)
+	}
 	c := &child{}
 	c.conn = wire.NewConn(conn, wire.GatewayLimits, c.handle)
+	c.conn.SendRecords(pipes)
 	if err := c.conn.Serve(context.Background()); err != nil {
 		return fail(err)
 	}
@@ -66,7 +70,7 @@ type child struct {
 func (c *child) handle(_ context.Context, what string, body json.RawMessage, file *os.File) (any, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if file != nil && what != wire.Attach {
+	if file != nil && what != wire.Attach && what != wire.Listen {
 		file.Close()
 	}
 	if what == wire.Configure {
@@ -78,6 +82,8 @@ func (c *child) handle(_ context.Context, what string, body json.RawMessage, fil
 	switch what {
 	case wire.Attach:
 		return nil, c.attach(file)
+	case wire.Listen:
+		return nil, c.listen(body, file)
 	case wire.Revoke:
 		c.gateway.revoke()
 		return nil, nil
@@ -137,6 +143,34 @@ func (c *child) attach(file *os.File) error {
 	return errors.New("gateway: unexpected link")
 }
 
+// listen serves a listener inside that stands for a port of the host.
+func (c *child) listen(body json.RawMessage, file *os.File) error {
+	if file == nil {
+		return errors.New("gateway: no listener came with the request")
+	}
+	defer file.Close()
+	var req wire.ListenRequest
+	if err := json.Unmarshal(body, &req); err != nil {
+		return fmt.Errorf("gateway: listener: %w", err)
+	}
+	l, err := net.FileListener(file)
+	if err != nil {
+		return fmt.Errorf("gateway: the listener for port %d: %w", req.Port, err)
+	}
+	dst := hostport.HostPort{Host: dial.Localhost, Port: req.Port}
+	go relay.Forward(l, c.gateway.maxFlows, func(conn net.Conn) {
+		serve, _ := c.gateway.open(dst)
+		if serve == nil {
+			conn.Close()
+			return
+		}
+		serve(conn)
+	}, func() {
+		c.gateway.journal.deny(refusal("tcp.connect", dst.String(), "flow-limit", "too many connections at a time"))
+	})
+	return nil
+}
+
 // gateway wires the packages of a flow's way together.
 type gateway struct {
 	set      *capability.Set
@@ -146,6 +180,7 @@ type gateway struct {
 	dialer   *dial.Dialer
 	handler  *httpauthz.Handler
 	tls      *intercept.Server
+	ssh      *gitssh.Server
 	resolver *resolver.Resolver
 	maxFlows int
 	link4    netip.Addr
@@ -153,7 +188,11 @@ type gateway struct {
 }
 
 func newGateway(cfg Config, client wire.Client) (*gateway, error) {
-	set, err := capability.Compile(cfg.Spec, catalog.Default())
+	cat, err := catalog.Default().With(cfg.Services)
+	if err != nil {
+		return nil, err
+	}
+	set, err := capability.Compile(cfg.Spec, cat)
 	if err != nil {
 		return nil, fmt.Errorf("capability set: %w", err)
 	}
@@ -168,7 +207,7 @@ func newGateway(cfg Config, client wire.Client) (*gateway, error) {
 	if g.maxFlows <= 0 || g.maxFlows > DefaultMaxFlows {
 		g.maxFlows = DefaultMaxFlows
 	}
-	dc, err := dialConfig(cfg, g.roots)
+	dc, err := dialConfig(cfg, g.roots, client)
 	if err != nil {
 		return nil, err
 	}
@@ -176,11 +215,15 @@ func newGateway(cfg Config, client wire.Client) (*gateway, error) {
 	g.journal = newJournal(client.Record)
 	g.handler = &httpauthz.Handler{
 		Decider: set, Identity: capability.Identity{Placeholders: cfg.Placeholders},
-		Controller: client, Upstream: g.dialer, Denied: g.journal.deny,
+		Controller: client, Upstream: g.dialer, Denied: g.journal.deny, Limits: cfg.Limits.Limits,
 	}
 	g.tls = intercept.New(authority, g.handler.Serve, func(dst hostport.HostPort, code, message string) {
 		g.journal.deny(refusal("tcp.connect", "https://"+dst.String()+"/", code, message))
 	})
+	if g.ssh, err = gitssh.New(cfg.SSH); err != nil {
+		return nil, err
+	}
+	g.ssh.Decider, g.ssh.Controller, g.ssh.Upstream, g.ssh.Denied = set, client, g.dialer, g.journal.deny
 	g.resolver = &resolver.Resolver{
 		Table: resolver.NewTable(),
 		Allowed: func(h hostport.Host) (bool, string) {
@@ -203,23 +246,12 @@ func newGateway(cfg Config, client wire.Client) (*gateway, error) {
 	return g, nil
 }
 
-func dialConfig(cfg Config, r *roots) (dial.Config, error) {
+func dialConfig(cfg Config, r *roots, client wire.Client) (dial.Config, error) {
 	dc := dial.Config{Roots: r.get, Hosts: map[string][]netip.Addr{}}
 	for _, u := range cfg.Upstreams {
-		host, err := hostport.ParseHost(u.Host)
+		up, err := upstreamOf(u, r, client)
 		if err != nil {
-			return dc, fmt.Errorf("upstreams: %w", err)
-		}
-		to, err := netip.ParseAddrPort(u.Connect)
-		if err != nil {
-			return dc, fmt.Errorf("upstreams: %s: connect: %w", host, err)
-		}
-		up := dial.Upstream{Host: host, Connect: to}
-		if len(u.CAPEM) > 0 {
-			up.CA = x509.NewCertPool()
-			if !up.CA.AppendCertsFromPEM(u.CAPEM) {
-				return dc, fmt.Errorf("upstreams: %s: ca holds no certificate", host)
-			}
+			return dc, err
 		}
 		dc.Upstreams = append(dc.Upstreams, up)
 	}
@@ -264,6 +296,7 @@ func (g *gateway) relay(l net.Listener) error { return relay.Serve(l, g.maxFlows
 
 func (g *gateway) revoke() {
 	g.handler.Revoke()
+	g.ssh.Revoke()
 	g.dialer.CloseIdle()
 }
 
@@ -278,6 +311,8 @@ func (g *gateway) open(dst hostport.HostPort) (func(net.Conn), *vocabulary.Reaso
 			return func(c net.Conn) { g.tls.Serve(c, dst, true) }, nil
 		case capability.TreatHTTP:
 			return func(c net.Conn) { g.tls.Serve(c, dst, false) }, nil
+		case capability.TreatSSH:
+			return func(c net.Conn) { g.ssh.Serve(c, dst) }, nil
 		case capability.TreatOpaque:
 			return func(c net.Conn) { g.opaque(c, dst, d) }, nil
 		}
@@ -386,34 +421,9 @@ func (p *proxied) Malformed(target, code, message string) vocabulary.Reason {
 }
 
 func (p *proxied) Deny(w http.ResponseWriter, r *http.Request, resource string, reason vocabulary.Reason) {
-	httpauthz.Denial{Status: http.StatusForbidden, Action: "tcp.connect", Resource: vocabulary.Resource(resource), Reason: reason}.Write(w, r)
-}
-
-// roots are the host's roots. They are large and often not needed, so they are
-// fetched from the controller when the first upstream is to be verified.
-type roots struct {
-	fetch func(context.Context) ([]byte, error)
-
-	mu   sync.Mutex
-	pool *x509.CertPool
-}
-
-func (r *roots) get(ctx context.Context) (*x509.CertPool, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.pool != nil {
-		return r.pool, nil
+	status := http.StatusForbidden
+	if reason.Code == httpauthz.CodeBadRequest {
+		status = http.StatusBadRequest
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	pem, err := r.fetch(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("the host's roots are not known: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, errors.New("the host has no roots to verify upstreams with")
-	}
-	r.pool = pool
-	return pool, nil
+	httpauthz.Denial{Status: status, Action: "tcp.connect", Resource: vocabulary.Resource(resource), Reason: reason}.Write(w, r)
 }

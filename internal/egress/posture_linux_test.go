@@ -125,7 +125,7 @@ func TestPosture(t *testing.T) {
 		},
 		FDs: []string{
 			"/dev/null", "/dev/null", "anon_inode:[eventfd]", "anon_inode:[eventpoll]", // standard input, output; the poller
-			"pipe",             // standard error
+			"pipe", "pipe", "pipe", // standard error, records, receipts
 			"socket", "socket", // control connection, the relay's listener
 		},
 		Limits: map[string]string{
@@ -133,7 +133,7 @@ func TestPosture(t *testing.T) {
 			"Max data size":  fmt.Sprintf("%d %d", confine.MaxData, confine.MaxData),
 			"Max open files": fmt.Sprintf("%d %d", confine.MaxFiles, confine.MaxFiles),
 		},
-		Env: []string{"GODEBUG=containermaxprocs=0,updatemaxprocs=0", "GOTRACEBACK=single", "GOMAXPROCS=1"},
+		Env: []string{"GODEBUG=containermaxprocs=0,updatemaxprocs=0,adaptivestackstart=1", "GOTRACEBACK=single", "GOMAXPROCS=1", "GOGC=200"},
 		Exe: true, Cwd: "/",
 	}
 	if diff := cmp.Diff(want, readPosture(t, r.gw.PID())); diff != "" {

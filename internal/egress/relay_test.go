@@ -200,12 +200,15 @@ func memory(t testing.TB, pid int) (kb int) {
 }
 
 func TestBigBodiesTakeNoMemory(t *testing.T) {
-	const size = 100 << 20
+	size := int64(1 << 30)
+	if testing.Short() {
+		size = 100 << 20
+	}
 	up := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		n, _ := io.Copy(io.Discard, r.Body)
 		w.Header().Set("X-Got", fmt.Sprint(n))
 		chunk := bytes.Repeat([]byte("0123456789abcdef"), 4096)
-		for sent := 0; sent < size; sent += len(chunk) {
+		for sent := int64(0); sent < size; sent += int64(len(chunk)) {
 			w.Write(chunk)
 		}
 	}), "api.test")
@@ -274,12 +277,17 @@ func TestOpaqueFlow(t *testing.T) {
 
 func TestNoRecordNoAct(t *testing.T) {
 	hits := 0
-	up := serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hits++ }), "api.test")
+	up := serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hits++ }), "api.test", "other.test")
 	r := startRelay(t, nil, up)
 	r.rec.broken = true
 	resp, body := get(t, r.client(), "https://api.test/", bearer(placeholder))
 	if resp.StatusCode != 503 || resp.Header.Get("Bulkhead-Denied") != "no-record" || hits != 0 || r.rec.asked != 0 {
 		t.Errorf("%s %s, %d hits, %d credentials", resp.Status, body, hits, r.rec.asked)
+	}
+	// Nor where no credential has to be waited for.
+	resp, body = get(t, r.client(), "https://other.test/")
+	if resp.StatusCode != 503 || resp.Header.Get("Bulkhead-Denied") != "no-record" || hits != 0 {
+		t.Errorf("without a credential: %s %s, %d hits", resp.Status, body, hits)
 	}
 }
 

@@ -231,6 +231,18 @@ func TestTAPCurl(t *testing.T) {
 	}
 }
 
+// A granted WebSocket over a real TAP: its handshake passes, and not without the grant.
+func TestTAPWebSocket(t *testing.T) {
+	s := startTap(t, sockets, serve(t, http.HandlerFunc(socketServer), "other.test"))
+	args := "-i -s -N --http1.1 --max-time 2 -H 'Connection: Upgrade' -H 'Upgrade: websocket' -H 'Sec-WebSocket-Version: 13' -H 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==' "
+	if out, _ := s.curl(args + "https://other.test/"); !strings.Contains(out, "HTTP/1.1 101 ") || !strings.Contains(out, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") {
+		t.Errorf("granted: %q", out)
+	}
+	if out, _ := s.curl(args + "https://readonly.test/docs/"); !strings.Contains(out, "HTTP/1.1 403 ") {
+		t.Errorf("not granted: %q", out)
+	}
+}
+
 // What leaves the sandbox in another way than by a granted name fails at once
 // and is recorded.
 func TestTAPNothingElseLeaves(t *testing.T) {

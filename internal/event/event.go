@@ -35,6 +35,7 @@ type Log struct {
 	f    *os.File
 	err  error // a torn write that could not be undone: sticky
 	size int64
+	line []byte // of the last event; its room is used again
 }
 
 // Create opens path for appending; it must be absent or a regular file. The
@@ -67,12 +68,8 @@ func (l *Log) Record(e v1.Event) error {
 	}
 	e.Version, e.Time, e.Session, e.Degraded = 1, time.Now().UTC(), l.session, l.degraded
 	e.Seq = l.seq + 1
-	line, err := json.Marshal(e)
-	if err != nil {
-		return fmt.Errorf("event log: %w", err)
-	}
-	line = append(line, '\n')
-	n, err := l.f.Write(line)
+	l.line = append(appendLine(l.line[:0], e), '\n')
+	n, err := l.f.Write(l.line)
 	if err != nil {
 		// A torn line (disk full) is taken back, so that the log stays readable
 		// and recording can go on once there is space again.

@@ -3,12 +3,15 @@
 package event
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
+	"unicode/utf8"
 
 	v1 "github.com/bulkhead-dev/bulkhead/api/v1"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
@@ -119,4 +122,32 @@ func TestVerdictZeroValueDenies(t *testing.T) {
 	if _, _, err := Decode([]byte(`{"v":1,"verdict":"yes"}` + "\n")); err == nil {
 		t.Error("an unknown verdict was read")
 	}
+}
+
+// The log is JSON as the library writes it, whatever an event holds.
+func FuzzAppendLine(f *testing.F) {
+	f.Add("sandbox", "http.request", "https://x/?a=1&b=<2>", "key", "value\u2028", 3, 0, true, int64(1700000000))
+	f.Add("", "\x00\x1f\"\\", "\xff\xfe", "", "\U0001f600", -1, 7, false, int64(0))
+	f.Fuzz(func(t *testing.T, actor, action, resource, key, value string, line, column int, degraded bool, when int64) {
+		e := v1.Event{
+			Version: 1, Time: time.Unix(when%(1<<37), when%1e9).UTC(), Seq: uint64(when), Session: "s", Actor: actor,
+			Action: vocabulary.Action(action), Resource: vocabulary.Resource(resource), Verdict: vocabulary.Verdict(uint8(line) % 3),
+			Reason:   vocabulary.Reason{Code: key, Message: value, Remedy: actor, Rule: vocabulary.Position{File: key, Line: line, Column: column}},
+			Degraded: degraded, Attrs: map[string]string{key: value, value: key, "fixed": actor},
+		}
+		if column == 0 {
+			e.Attrs = nil
+		}
+		want, err := json.Marshal(e)
+		if err != nil {
+			return // a year that JSON has no form for
+		}
+		// Keys that differ only in bytes that are no text have no order.
+		if got := appendLine(nil, e); string(got) != string(want) && utf8.ValidString(key+value) {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+		if !json.Valid(appendLine(nil, e)) {
+			t.Errorf("no JSON: %q", appendLine(nil, e))
+		}
+	})
 }

@@ -77,8 +77,8 @@ func (p *Policy) consistency(complete bool, errs *ErrorList) {
 	for i, c := range p.Credentials {
 		names[i] = c.Name
 		for _, pass := range p.EnvPass {
-			if c.Env != "" && pass.Value == c.Env {
-				add(Error{pass.Pos, fmt.Sprintf("env.pass would give the sandbox %s, the secret of credential %s at %s", c.Env, c.Name, c.Pos),
+			if c.reads(pass.Value) {
+				add(Error{pass.Pos, fmt.Sprintf("env.pass would give the sandbox %s, the secret of credential %s at %s", pass.Value, c.Name, c.Pos),
 					"remove it; the sandbox gets a placeholder instead"})
 			}
 		}
@@ -87,6 +87,15 @@ func (p *Policy) consistency(complete bool, errs *ErrorList) {
 		if v := findVar(p.EnvSet, pass.Value); v != nil {
 			add(Error{v.Pos, fmt.Sprintf("%s is both passed (%s) and set", v.Name, pass.Pos), "keep one of the two"})
 		}
+	}
+	for _, u := range p.Upstreams {
+		if complete && u.Credential != "" && !slices.Contains(names, u.Credential) {
+			add(Error{u.CredentialPos, fmt.Sprintf("credential %s is not defined", quoted(u.Credential)),
+				"add it, with user:password as its value: credentials: {" + u.Credential + ": {from: {keyring: NAME}}}"})
+		}
+	}
+	if complete {
+		p.sshConsistency(errs)
 	}
 	for i, g := range p.Grants {
 		if complete && g.Credential != "" && !slices.Contains(names, g.Credential) {
@@ -97,7 +106,7 @@ func (p *Policy) consistency(complete bool, errs *ErrorList) {
 			add(Error{g.CredentialPos, fmt.Sprintf("credential %s is not defined", quoted(g.Credential)), hint})
 		}
 		for _, first := range p.Grants[:i] {
-			if g.Service != "" && g.Credential != "" && first.Credential != "" && g.Credential != first.Credential && overlap(first, g) {
+			if g.Service != "" && g.Credential != "" && first.Credential != "" && g.Credential != first.Credential && p.sshCredential(g.Credential) == p.sshCredential(first.Credential) && overlap(first, g) {
 				add(Error{g.CredentialPos, fmt.Sprintf("credential %s for what has credential %s at %s", g.Credential, first.Credential, first.CredentialPos),
 					"keep one; to take a preset's credential from elsewhere, define " + first.Credential + " under credentials"})
 				break

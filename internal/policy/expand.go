@@ -21,7 +21,7 @@ func Expand(p *Policy, lookup func(name string) (*Preset, error)) (*Policy, erro
 	out.Presets, out.Expanded = nil, slices.Clone(p.Expanded)
 	out.Mounts, out.EnvPass, out.EnvSet = slices.Clone(p.Mounts), slices.Clone(p.EnvPass), slices.Clone(p.EnvSet)
 	out.Grants, out.Credentials = slices.Clone(p.Grants), slices.Clone(p.Credentials)
-	out.Upstreams = slices.Clone(p.Upstreams)
+	out.Upstreams, out.Publish = slices.Clone(p.Upstreams), slices.Clone(p.Publish)
 	m := merger{out: &out, lookup: lookup}
 	for _, name := range p.Presets {
 		m.include(name, nil)
@@ -71,6 +71,11 @@ func (m *merger) include(name At[string], chain []string) {
 	m.mounts(preset.Mounts)
 	m.environment(preset)
 	m.credentials(preset.Credentials)
+	for _, port := range preset.Publish {
+		if !slices.ContainsFunc(m.out.Publish, func(have Published) bool { return have.Inside == port.Inside }) {
+			m.out.Publish = append(m.out.Publish, port)
+		}
+	}
 	for _, g := range preset.Grants {
 		if !slices.ContainsFunc(m.out.Grants, func(have Grant) bool { return sameGrant(have, g) }) {
 			m.out.Grants = append(m.out.Grants, g)
@@ -147,10 +152,15 @@ func (m *merger) credentials(credentials []Credential) {
 		have := &m.out.Credentials[i]
 		switch {
 		case own(have.Pos):
-		case have.Env != c.Env || have.File != c.File || have.Keyring != c.Keyring || !slices.Equal(have.Command, c.Command):
-			m.conflict(c.Pos, have.Pos, "credential %s has this source here", c.Name)
-		case !c.Optional:
+		case !c.beginsLike(*have) && have.beginsLike(c):
+			c.Optional = c.Optional && have.Optional
 			*have = c
+		case !c.beginsLike(*have):
+			m.conflict(c.Pos, have.Pos, "credential %s has this source here", c.Name)
+		case !c.Optional && have.beginsLike(c):
+			*have = c
+		case !c.Optional:
+			have.Optional = false
 		}
 	}
 }
@@ -161,6 +171,6 @@ func sameGrant(a, b Grant) bool {
 		return slices.EqualFunc(x, y, func(v, w At[string]) bool { return v.Value == w.Value })
 	}
 	return a.Service == b.Service && same(a.Operations, b.Operations) && same(a.Resources, b.Resources) &&
-		a.HTTP == b.HTTP && slices.Equal(a.Methods, b.Methods) && a.TCP == b.TCP &&
+		a.HTTP == b.HTTP && slices.Equal(a.Methods, b.Methods) && a.TCP == b.TCP && a.SSH == b.SSH &&
 		a.Credential == b.Credential && a.Header == b.Header && a.Scheme == b.Scheme
 }

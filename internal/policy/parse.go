@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"net/netip"
 	"strconv"
 	"strings"
 
@@ -57,7 +56,7 @@ func (r *reader) missing(n *yaml.Node, t table, key, msg, hint string) {
 	}
 }
 
-var policyKeys = []string{"version", "profile", "isolation", "presets", "workspace", "mounts", "env", "grants", "credentials", "upstreams", "limits"}
+var policyKeys = []string{"version", "profile", "isolation", "presets", "workspace", "mounts", "env", "grants", "credentials", "upstreams", "publish", "limits"}
 
 func (r *reader) policy(data []byte) *Policy {
 	p := Default(vocabulary.Developer)
@@ -103,6 +102,7 @@ func (r *reader) policy(data []byte) *Policy {
 	p.Grants = r.grants(t.get("grants"))
 	p.Credentials = r.credentials(t.get("credentials"))
 	p.Upstreams = r.upstreams(t.get("upstreams"))
+	p.Publish = r.publish(t.get("publish"))
 	r.limits(t.get("limits"), &p.Limits)
 	p.consistency(len(p.Presets) == 0, &r.errs)
 	return p
@@ -119,7 +119,7 @@ func withoutSet(pass []At[string], set []EnvVar) []At[string] {
 	return out
 }
 
-var presetKeys = []string{"description", "commands", "presets", "mounts", "env", "grants", "credentials"}
+var presetKeys = []string{"description", "commands", "presets", "mounts", "env", "grants", "credentials", "publish"}
 
 func (r *reader) presetFile(name string, data []byte) *Preset {
 	p := &Preset{Name: name}
@@ -147,6 +147,7 @@ func (r *reader) presetFile(name string, data []byte) *Preset {
 	p.EnvPass, p.EnvSet = env.pass, env.set
 	p.Grants = r.grants(t.get("grants"))
 	p.Credentials = r.credentials(t.get("credentials"))
+	p.Publish = r.publish(t.get("publish"))
 	as := &Policy{Mounts: p.Mounts, EnvPass: p.EnvPass, EnvSet: p.EnvSet, Grants: p.Grants, Credentials: p.Credentials}
 	as.consistency(len(p.Presets) == 0, &r.errs)
 	return p
@@ -272,7 +273,7 @@ func (r *reader) env(n *yaml.Node) (e environment) {
 	return e
 }
 
-var grantKeys = []string{"service", "operations", "resources", "http", "methods", "tcp", "credential", "header", "scheme"}
+var grantKeys = []string{"service", "operations", "resources", "http", "methods", "tcp", "ssh", "credential", "header", "scheme"}
 
 // grantForms says which keys belong to which form of a grant.
 var grantForms = []struct {
@@ -282,6 +283,7 @@ var grantForms = []struct {
 	{"service", []string{"operations", "resources", "credential"}},
 	{"http", []string{"methods", "credential", "header", "scheme"}},
 	{"tcp", nil},
+	{"ssh", []string{"operations", "resources", "credential"}},
 }
 
 func (r *reader) grants(n *yaml.Node) []Grant {
@@ -312,10 +314,10 @@ func (r *reader) grant(item *yaml.Node, t table) (Grant, bool) {
 		form = f.form
 	}
 	if form == "" {
-		if t.tried["service"] || t.tried["http"] || t.tried["tcp"] {
+		if t.tried["service"] || t.tried["http"] || t.tried["tcp"] || t.tried["ssh"] {
 			return g, false
 		}
-		r.errorf(item, "begin it with service:, http: or tcp:", "a grant says nothing that it grants")
+		r.errorf(item, "begin it with service:, http:, tcp: or ssh:", "a grant says nothing that it grants")
 		return g, false
 	}
 	for _, f := range grantForms {
@@ -345,6 +347,8 @@ func (r *reader) grant(item *yaml.Node, t table) (Grant, bool) {
 		r.httpGrant(t, &g)
 	case "tcp":
 		r.tcpGrant(t, &g)
+	case "ssh":
+		r.sshGrant(item, t, &g)
 	}
 	return g, len(r.errs) == before
 }
@@ -486,22 +490,23 @@ func (r *reader) credentials(n *yaml.Node) []Credential {
 		if !isCredentialName(e.key) {
 			r.errorf(e.node, "letters, digits, . - and _", "%s is not a name for a credential", quoted(e.key))
 		}
-		if t, ok := r.table(e.value, "a credential", "from", "optional"); ok {
+		if t, ok := r.table(e.value, "a credential", append([]string{"from", "optional"}, loginKeys...)...); ok {
 			if n := t.get("optional"); n != nil {
 				c.Optional, _ = r.boolean(n, "optional")
 			}
 			if from := t.get("from"); from != nil {
-				r.source(from, &c)
+				r.sources(from, &c)
 			} else {
 				r.missing(e.node, t, "from", "credential "+quoted(e.key)+" has no source", "write {from: {env: NAME}}")
 			}
+			r.loginOptions(t, &c)
 		}
 		out = append(out, c) // a broken one too: what names it is not a second mistake
 	}
 	return out
 }
 
-var sourceKeys = []string{"env", "file", "command", "keyring"}
+var sourceKeys = append([]string{"env", "file", "command", "keyring", "ssh", "login"}, cloudKeys...)
 
 func (r *reader) source(from *yaml.Node, c *Credential) {
 	t, ok := r.table(from, "from", sourceKeys...)
@@ -526,6 +531,9 @@ func (r *reader) source(from *yaml.Node, c *Credential) {
 		v, _ := r.path(n, "file")
 		c.File = v.Value
 	}
+	r.cloudSource(t, c)
+	r.sshSource(t, c)
+	r.loginSource(t, c)
 	if n := t.get("keyring"); n != nil {
 		v, _ := r.str(n, "keyring")
 		c.Keyring = v.Value
@@ -545,48 +553,6 @@ func (r *reader) source(from *yaml.Node, c *Credential) {
 			c.Command = argv
 		}
 	}
-}
-
-func (r *reader) upstreams(n *yaml.Node) []Upstream {
-	if n == nil {
-		return nil
-	}
-	var out []Upstream
-	seen := map[string]int{}
-	for _, e := range r.entries(n, "upstreams") {
-		u := Upstream{Pos: r.pos(e.node)}
-		before := len(r.errs)
-		h, err := hostport.ParseHost(e.key)
-		u.Host = h.String()
-		if err != nil {
-			r.errorf(e.node, "the name that a grant covers", "%s", err)
-		} else if line, dup := seen[u.Host]; dup {
-			r.errorf(e.node, "keep one of the two", "host %s stands here a second time, the first is at line %d", u.Host, line)
-		} else {
-			seen[u.Host] = e.node.Line
-		}
-		t, ok := r.table(e.value, "an upstream", "connect", "ca")
-		if !ok {
-			continue
-		}
-		if n := t.get("connect"); n == nil {
-			r.missing(e.node, t, "connect", "upstream "+quoted(e.key)+" does not say where to connect", "write {connect: 127.0.0.1:9443}")
-		} else if v, ok := r.str(n, "connect"); ok {
-			addr, err := netip.ParseAddrPort(v.Value)
-			if err != nil || addr.Port() == 0 || addr.Addr().Zone() != "" {
-				r.errorf(n, "an IP address and a port: 127.0.0.1:9443 or [::1]:9443", "%s is not an address", quoted(v.Value))
-			}
-			u.Connect = addr.String()
-		}
-		if n := t.get("ca"); n != nil {
-			v, _ := r.path(n, "ca")
-			u.CA = v.Value
-		}
-		if len(r.errs) == before {
-			out = append(out, u)
-		}
-	}
-	return out
 }
 
 // maxPIDs is the kernel's PID_MAX_LIMIT on 64 bits (include/linux/threads.h).

@@ -60,7 +60,15 @@ type Policy struct {
 	Grants      []Grant
 	Credentials []Credential
 	Upstreams   []Upstream
+	Publish     []Published
 	Limits      Limits
+}
+
+// Published makes a port of the sandbox's loopback reachable on this host's
+// loopback.
+type Published struct {
+	Host, Inside int // 1 to 65535
+	Pos          vocabulary.Position
 }
 
 // Workspace is where the command starts. Path is absolute, starts with "~/",
@@ -87,7 +95,7 @@ type EnvVar struct {
 	Pos         vocabulary.Position
 }
 
-// Grant permits. Exactly one of Service, HTTP and TCP is set.
+// Grant permits. Exactly one of Service, HTTP, TCP and SSH is set.
 type Grant struct {
 	Pos vocabulary.Position
 
@@ -105,6 +113,11 @@ type Grant struct {
 	// The opaque form: "host:port". Nothing in it can be inspected.
 	TCP string
 
+	// Git over SSH to a server that the catalogue does not know: SSH is an
+	// SSHTarget in canonical form. Operations and Resources as with Service, but
+	// there is no grant without Resources, nor without Credential.
+	SSH string
+
 	// Credential names one of Credentials, or is empty. Only with Service or
 	// HTTP. For HTTP, Header (lower case) and Scheme ("Bearer", "Basic" or
 	// none) say in which slot it travels; for Service the catalogue says.
@@ -114,26 +127,46 @@ type Grant struct {
 }
 
 // Credential says where a secret is to be found by the broker. Exactly one of
-// Env, File, Command and Keyring is set. Command runs on the host without a
+// Env, File, Command, Keyring, AWS (a profile), Google ("adc") and Azure (an
+// audience), SSH and Login is set. Command runs on the host without a
 // shell. An Optional credential may be missing: then the session starts
 // without it.
 type Credential struct {
-	Name     string
-	Env      string
-	File     string
-	Command  []string
-	Keyring  string
+	Name    string
+	Env     string
+	File    string
+	Command []string
+	Keyring string
+	AWS     string
+	Google  string
+	Azure   string
+	SSH     string // SSHAgent or the path of a key; nothing of it gets inside
+	// Login names a program whose login on the host is used and refreshed there.
+	// Account, if set, is the only account that may be used. AllowLogin lets a
+	// login begun inside complete, of the account that is known.
+	Login      string
+	Account    string
+	AllowLogin bool
+	// Or are sources to try, in turn, where the first one has nothing.
+	Or       []Credential
 	Optional bool
 	Pos      vocabulary.Position
 }
 
-// Upstream says where a name really lives. Connect is "ip:port"; CA is the
-// path of a PEM file or empty.
+// Upstream says where a name really lives. Host is a name, "*.name" for all
+// names below it, or "*"; the narrowest entry counts. Connect is "ip:port". Proxy
+// is the URL of an HTTP proxy that understands CONNECT, or Direct; Credential
+// names the one that holds its user:password, or is empty. CA is the path of a
+// PEM file or empty: for a name, what alone vouches for it; for "*" and "*.name",
+// further roots beside the host's.
 type Upstream struct {
-	Host    string
-	Connect string
-	CA      string
-	Pos     vocabulary.Position
+	Host          string
+	Connect       string
+	CA            string
+	Proxy         string
+	Credential    string
+	CredentialPos vocabulary.Position
+	Pos           vocabulary.Position
 }
 
 // Limits of a session. Zero is no limit. Pos says who set those that are set.
@@ -161,6 +194,7 @@ type Preset struct {
 	EnvSet      []EnvVar
 	Grants      []Grant
 	Credentials []Credential
+	Publish     []Published
 }
 
 // Default is what a session gets that has no policy file: no egress at all,

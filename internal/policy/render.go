@@ -46,10 +46,24 @@ func (p *Policy) YAML() []byte {
 		w.line(0, "upstreams:", vocabulary.Position{})
 		for _, u := range p.Upstreams {
 			w.line(1, plain(u.Host)+":", u.Pos)
-			w.line(2, "connect: "+plain(u.Connect), vocabulary.Position{})
+			if u.Connect != "" {
+				w.line(2, "connect: "+plain(u.Connect), vocabulary.Position{})
+			}
+			if u.Proxy != "" {
+				w.line(2, "proxy: "+plain(u.Proxy), vocabulary.Position{})
+			}
+			if u.Credential != "" {
+				w.line(2, "credential: "+plain(u.Credential), vocabulary.Position{})
+			}
 			if u.CA != "" {
 				w.line(2, "ca: "+plain(u.CA), vocabulary.Position{})
 			}
+		}
+	}
+	if len(p.Publish) > 0 {
+		w.line(0, "publish:", vocabulary.Position{})
+		for _, port := range p.Publish {
+			w.line(1, fmt.Sprintf(`- "%d:%d"`, port.Host, port.Inside), port.Pos)
 		}
 	}
 	w.limits(p.Limits)
@@ -123,6 +137,10 @@ func (w *writer) grants(grants []Grant) {
 			if len(g.Resources) > 0 {
 				w.line(2, "resources: "+flow(values(g.Resources)), none)
 			}
+		case g.SSH != "":
+			w.line(1, "- ssh: "+plain(g.SSH), g.Pos)
+			w.line(2, "operations: "+flow(values(g.Operations)), none)
+			w.line(2, "resources: "+flow(values(g.Resources)), none)
 		case g.HTTP != "":
 			w.line(1, "- http: "+plain(g.HTTP), g.Pos)
 			w.line(2, "methods: "+flow(g.Methods), none)
@@ -149,16 +167,13 @@ func (w *writer) credentials(credentials []Credential) {
 	w.line(0, "credentials:", vocabulary.Position{})
 	for _, c := range credentials {
 		w.line(1, plain(c.Name)+":", c.Pos)
-		from := "env: " + plain(c.Env)
-		switch {
-		case c.File != "":
-			from = "file: " + plain(c.File)
-		case len(c.Command) > 0:
-			from = "command: " + flow(c.Command)
-		case c.Keyring != "":
-			from = "keyring: " + plain(c.Keyring)
+		w.line(2, "from: "+c.from(), vocabulary.Position{})
+		if c.Account != "" {
+			w.line(2, "account: "+plain(c.Account), vocabulary.Position{})
 		}
-		w.line(2, "from: {"+from+"}", vocabulary.Position{})
+		if c.AllowLogin {
+			w.line(2, "allow-login: true", vocabulary.Position{})
+		}
 		if c.Optional {
 			w.line(2, "optional: true", vocabulary.Position{})
 		}

@@ -217,8 +217,9 @@ func parseCommand(s string) ([]string, *problem) {
 }
 
 // knownMethods are those of RFC 9110 section 9 and RFC 5789 that go to a
-// resource of an origin server. CONNECT and TRACE go to the proxy.
-var knownMethods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+// resource of an origin server. CONNECT and TRACE go to the proxy. WEBSOCKET is
+// the handshake of a WebSocket, which GET does not grant.
+var knownMethods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "WEBSOCKET"}
 
 // refusedHeaders frame, route or negotiate a message; no credential travels in
 // them.

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"time"
 
@@ -61,7 +62,10 @@ type Spec struct {
 	UID, GID int                // inside, the same as outside
 	Hostname string
 	Network  NetworkKind
-	Limits   Limits
+	// HostPorts are ports of the host that a grant covers: the sandbox's own
+	// loopback has a listener for each, and Instance.Listeners hands them out.
+	HostPorts []int
+	Limits    Limits
 }
 
 // Command is one command to start inside.
@@ -78,11 +82,22 @@ type Command struct {
 	Stdio [3]*os.File
 }
 
+// Listener is a listening socket on the sandbox's loopback.
+type Listener struct {
+	Port int
+	File *os.File
+}
+
 // Instance is a boundary that stands. Safe for concurrent use.
 type Instance interface {
 	// Link is the gateway's end of the network: the TAP descriptor (NetTAP) or
 	// the listening socket (NetRelay); nil for NetNone. The caller owns it.
 	Link() *os.File
+	// Listeners are the listening sockets inside, one or two (IPv4 and IPv6) for
+	// each of Spec.HostPorts. The caller owns them.
+	Listeners() []Listener
+	// Dial connects to a port of the sandbox's own loopback.
+	Dial(ctx context.Context, port int) (net.Conn, error)
 	// Start runs a command. A command that can't be found or executed is an
 	// *ExecError.
 	Start(context.Context, Command) (Process, error)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/bulkhead-dev/bulkhead/internal/publish"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
@@ -39,6 +40,8 @@ type Info struct {
 	Events    string               `json:"events"`
 	Grants    []string             `json:"grants"`
 	Revoked   bool                 `json:"revoked"`
+	// Published are ports of this host that lead inside, as HOST:INSIDE.
+	Published []string `json:"published"`
 }
 
 // controlOps are what a peer of the same user may do.
@@ -46,5 +49,7 @@ type controlOps struct {
 	info   func() Info
 	stop   func()
 	revoke func() error
-	exec   func(ctx context.Context, argv []string, term string, cmd sandbox.Command) (sandbox.Process, error)
+	// publish opens a port of this host for one inside.
+	publish func(publish.Port) error
+	exec    func(ctx context.Context, argv []string, term string, cmd sandbox.Command) (sandbox.Process, error)
 }

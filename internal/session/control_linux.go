@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bulkhead-dev/bulkhead/internal/publish"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
@@ -102,6 +103,12 @@ func (s *controlServer) handle(c *packetConn) {
 	case "revoke":
 		if err := s.ops.revoke(); err != nil {
 			c.send(reply{Kind: "error", Message: err.Error(), Code: vocabulary.ExitBulkheadFailed})
+			return
+		}
+		c.send(reply{Kind: "done"})
+	case "publish":
+		if err := s.ops.publish(publish.Port{Host: req.Host, Inside: req.Inside}); err != nil {
+			c.send(reply{Kind: "error", Message: err.Error(), Code: exitCodeOf(err)})
 			return
 		}
 		c.send(reply{Kind: "done"})
@@ -312,6 +319,12 @@ func (r *Remote) Stop() error { _, err := r.call(request{Op: "stop"}); return er
 // Revoke cuts the session's credentials; it returns when no further use is
 // possible.
 func (r *Remote) Revoke() error { _, err := r.call(request{Op: "revoke"}); return err }
+
+// Publish opens a port of this host for one inside.
+func (r *Remote) Publish(p publish.Port) error {
+	_, err := r.call(request{Op: "publish", Host: p.Host, Inside: p.Inside})
+	return err
+}
 
 // Exec starts a command in the session. Closing the returned process's
 // connection (this process ending) hangs the command up.

@@ -5,6 +5,7 @@ package session
 import (
 	"errors"
 
+	"github.com/bulkhead-dev/bulkhead/internal/publish"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
@@ -31,6 +32,8 @@ func List() []Info { return nil }
 func (*Remote) Info() (*Info, error) { return nil, errNeedsLinux }
 func (*Remote) Stop() error          { return errNeedsLinux }
 func (*Remote) Revoke() error        { return errNeedsLinux }
+
+func (*Remote) Publish(publish.Port) error { return errNeedsLinux }
 
 func (*Remote) Exec([]string, string, sandbox.Command) (sandbox.Process, error) {
 	return nil, errNeedsLinux

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -31,13 +32,18 @@ func (g *gatewayController) Credential(name string, action vocabulary.Action, re
 	return g.creds.Credential(name, action, resource)
 }
 
-// credentialUse says which credentials of the policy some grant uses, and
-// through which service (empty for a raw grant).
+// credentialUse says which credentials of the policy some grant or proxy uses,
+// and through which service (empty for a raw grant; none for a proxy).
 func credentialUse(p *policy.Policy) map[string][]string {
 	uses := map[string][]string{}
 	for _, g := range p.Grants {
 		if g.Credential != "" {
 			uses[g.Credential] = append(uses[g.Credential], g.Service)
+		}
+	}
+	for _, u := range p.Upstreams {
+		if u.Credential != "" && uses[u.Credential] == nil {
+			uses[u.Credential] = []string{} // a proxy's login: nothing of it is inside
 		}
 	}
 	return uses
@@ -48,6 +54,7 @@ func credentialUse(p *policy.Policy) map[string][]string {
 func (s *session) openBroker(ctx context.Context) (*broker.Broker, error) {
 	uses := credentialUse(s.opts.Policy)
 	var sources []broker.Source
+	variables := map[string][][]string{} // of each credential, by source
 	for _, c := range s.opts.Policy.Credentials {
 		services, used := uses[c.Name]
 		if !used {
@@ -59,28 +66,64 @@ func (s *session) openBroker(ctx context.Context) (*broker.Broker, error) {
 				spec = svc.Credential
 			}
 		}
-		inside := spec.EnvFor(c.Env)
-		if len(inside) == 0 && c.Env != "" {
-			inside = []string{c.Env}
+		source, inside, err := s.source(c, c, spec)
+		if err != nil {
+			return nil, err
 		}
-		placeholder := catalog.Placeholder(spec, rand.Reader)
-		if spec != nil && len(inside) > 0 {
-			placeholder = spec.ShapeFor(inside[0]).New(rand.Reader)
+		choices := [][]string{inside}
+		for _, o := range c.Or {
+			alternative, inside, err := s.source(c, o, spec)
+			if err != nil {
+				return nil, err
+			}
+			source.Or = append(source.Or, alternative)
+			choices = append(choices, inside)
 		}
-		sources = append(sources, broker.Source{
-			Name: c.Name, Env: c.Env, File: s.view.resolve(c.File), Command: c.Command, Keyring: c.Keyring,
-			Optional: c.Optional, Pos: c.Pos, Placeholder: placeholder,
-		})
-		s.view.credEnv[c.Name] = inside
+		sources = append(sources, source)
+		if len(services) > 0 {
+			variables[c.Name] = choices
+		}
 	}
 	b, missing, err := broker.Open(ctx, sources, os.LookupEnv)
 	if err != nil {
 		return nil, asExit(vocabulary.ExitRefused, err)
 	}
+	for name, choices := range variables {
+		s.view.credEnv[name] = choices[b.Chosen(name)]
+	}
 	for _, m := range missing {
 		s.view.notices = append(s.view.notices, m.String()+"\nwithout it the service will refuse; set it, or name a file, command or keyring entry under credentials:")
 	}
 	return b, nil
+}
+
+// source is what the broker reads for a credential c at one of its sources, and
+// the variables inside that hold its placeholder.
+func (s *session) source(c, at policy.Credential, spec *catalog.CredentialSpec) (src broker.Source, inside []string, err error) {
+	from, err := s.loginSource(c, at.Login)
+	if err != nil {
+		return src, nil, err
+	}
+	if at.Login == "" {
+		inside = spec.EnvFor(at.Env)
+		if len(inside) == 0 && at.Env != "" {
+			inside = []string{at.Env}
+		}
+	}
+	placeholder := catalog.Placeholder(spec, rand.Reader)
+	if spec != nil && len(inside) > 0 {
+		placeholder = spec.ShapeFor(inside[0]).New(rand.Reader)
+	}
+	src = broker.Source{
+		Name: c.Name, Env: at.Env, File: s.view.resolve(at.File), Command: at.Command, Keyring: at.Keyring, Login: from,
+		Optional: c.Optional, Pos: c.Pos, Placeholder: placeholder,
+	}
+	if at.SSH != "" {
+		src.SSH, src.Placeholder = s.view.resolveSSH(at.SSH), ""
+		return src, nil, nil // nothing of it is inside
+	}
+	inside, err = s.cloudSource(c, at, &src, inside)
+	return src, inside, err
 }
 
 // placeholders maps each credential that exists to what the sandbox sees.
@@ -157,9 +200,15 @@ func (s *session) gatewayConfig(ca truststore.CA, roots []byte) (egress.Config, 
 		Session: s.id, Spec: s.view.spec, CACert: ca.CertDER, CAKey: ca.KeyDER, RootsPEM: roots,
 		Network: s.view.network, Placeholders: s.placeholders(),
 	}
+	c.SSH = s.ssh.config
+	for _, x := range s.opts.Services {
+		if slices.ContainsFunc(s.opts.Policy.Grants, func(g policy.Grant) bool { return g.Service == x.Name }) {
+			c.Services = append(c.Services, x)
+		}
+	}
 	c.Nameservers, c.Hosts = hostResolvers()
 	for _, u := range s.opts.Policy.Upstreams {
-		up := egress.Upstream{Host: u.Host, Connect: u.Connect}
+		up := egress.Upstream{Host: u.Host, Connect: u.Connect, Proxy: u.Proxy, Credential: u.Credential}
 		if u.CA != "" {
 			pem, err := readCertificates(policy.ResolvePath(u.CA, s.view.who.home, s.view.cwd))
 			if err != nil {

@@ -11,13 +11,15 @@ import (
 )
 
 type request struct {
-	Op         string   `json:"op"` // info, stop, revoke, exec; then within exec: signal
+	Op         string   `json:"op"` // info, stop, revoke, publish, exec; then within exec: signal
 	Argv       []string `json:"argv,omitempty"`
 	Terminal   bool     `json:"terminal,omitempty"`
 	Term       string   `json:"term,omitempty"`
 	Rows, Cols uint16   `json:",omitempty"`
 	Stdio      [3]bool  `json:"stdio,omitempty"` // which descriptors follow
 	Signal     int      `json:"signal,omitempty"`
+	Host       int      `json:"host,omitempty"`   // publish: the port of this host
+	Inside     int      `json:"inside,omitempty"` // and the one inside
 }
 
 type reply struct {

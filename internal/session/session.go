@@ -41,9 +41,14 @@ const (
 
 // Options say what to run. Policy is expanded; Argv is not empty.
 type Options struct {
-	Policy  *policy.Policy
-	Catalog *catalog.Catalog
-	Argv    []string
+	Policy *policy.Policy
+	// Catalog has the Services, the user's own, besides the embedded ones.
+	Catalog  *catalog.Catalog
+	Services []catalog.Extra
+	// Config is the folder of the user's policy and services, which no sandbox
+	// sees; empty: there is none.
+	Config string
+	Argv   []string
 	// Events is the path of the event log; empty chooses one below EventDir.
 	Events                string
 	Stdin, Stdout, Stderr *os.File
@@ -62,6 +67,8 @@ type session struct {
 	gateway  *egress.Gateway
 	instance sandbox.Instance
 	control  *controlServer
+	ports    ports
+	ssh      sshSide
 	revoked  atomic.Bool
 	stop     context.CancelCauseFunc
 	recorded bool // session.start is in the log
@@ -144,11 +151,17 @@ func (s *session) open(ctx context.Context) (err error) {
 	if s.creds, err = s.openBroker(ctx); err != nil {
 		return err
 	}
+	if err = s.loginsInside(); err != nil {
+		return err
+	}
 	ca, trust, err := s.view.trust()
 	if err != nil {
 		return err
 	}
 	if err := s.view.compose(trust, s.placeholders()); err != nil {
+		return err
+	}
+	if err := s.openSSH(); err != nil {
 		return err
 	}
 	if err := s.record(ActionStart, vocabulary.Resource(s.view.dir), map[string]string{
@@ -159,6 +172,9 @@ func (s *session) open(ctx context.Context) (err error) {
 	}
 	s.recorded = true
 
+	if err := s.openPorts(); err != nil {
+		return err
+	}
 	config, err := s.gatewayConfig(ca, trust.Roots)
 	if err != nil {
 		return err
@@ -181,8 +197,11 @@ func (s *session) open(ctx context.Context) (err error) {
 		}
 		return vocabulary.Exitf(code, "the egress gateway could not take the sandbox's link: %v\nnothing was started", err)
 	}
+	if err := s.joinPorts(); err != nil {
+		return err
+	}
 	s.control, err = listenControl(s.id, controlOps{
-		info: s.info, stop: func() { s.stop(errStopped) }, revoke: s.revoke, exec: s.exec,
+		info: s.info, stop: func() { s.stop(errStopped) }, revoke: s.revoke, exec: s.exec, publish: s.publish,
 	})
 	return err
 }
@@ -194,6 +213,7 @@ func (s *session) close() error {
 	if s.control != nil {
 		s.control.Close()
 	}
+	s.ports.close()
 	var both sync.WaitGroup
 	if s.gateway != nil {
 		both.Go(func() { s.gateway.Close() })
@@ -316,6 +336,7 @@ func (s *session) info() Info {
 		Isolation: s.view.backend.Isolation(), Network: s.view.networkName(), Profile: p.Profile,
 		Workspace: s.view.dir + ":" + string(p.Workspace.Mode), Command: s.opts.Argv, Policy: p.File,
 		Events: s.log.Path(), Grants: describeGrants(p), Revoked: s.revoked.Load(),
+		Published: s.ports.list(),
 	}
 }
 
@@ -329,6 +350,8 @@ func describeGrants(p *policy.Policy) []string {
 			if len(g.Resources) > 0 {
 				what += " on " + fmt.Sprint(values(g.Resources))
 			}
+		case g.SSH != "":
+			what = "git over ssh " + g.SSH + " " + fmt.Sprint(values(g.Operations)) + " on " + fmt.Sprint(values(g.Resources))
 		case g.HTTP != "":
 			what = fmt.Sprint(g.Methods) + " " + g.HTTP
 		default:

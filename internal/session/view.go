@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -22,21 +23,25 @@ import (
 // view is what the sandbox will see of the host, decided before anything is
 // started: folders, environment, network.
 type view struct {
-	opts    Options
-	id      vocabulary.SessionID
-	who     person
-	cwd     string
-	backend sandbox.Backend
-	spec    capability.Spec
-	network sandbox.NetworkKind
-	noTUN   error // why there is no TAP device
-	layout  *workspace.Layout
-	dir     string
+	opts      Options
+	id        vocabulary.SessionID
+	who       person
+	cwd       string
+	backend   sandbox.Backend
+	spec      capability.Spec
+	network   sandbox.NetworkKind
+	hostPorts []int // ports of this host's loopback that some grant covers
+	noTUN     error // why there is no TAP device
+	layout    *workspace.Layout
+	dir       string
 
 	mounts  []vocabulary.Mount
 	env     environment
 	credEnv map[string][]string // credential → variables that hold its placeholder
-	notices []string
+	// What programs with a login find inside.
+	loginEnv    []string
+	loginMounts []vocabulary.Mount
+	notices     []string
 }
 
 // look judges the policy against this host. Nothing is started, nothing is
@@ -60,6 +65,9 @@ func look(o Options, id vocabulary.SessionID) (v *view, err error) {
 	v.network = sandbox.NetTAP
 	if v.noTUN = kernel.TUNUsable(); v.noTUN != nil {
 		v.network = sandbox.NetRelay
+	}
+	if v.hostPorts, err = hostPorts(o.Policy, v.network); err != nil {
+		return nil, err
 	}
 	if w, ok := v.backend.(warmer); ok {
 		w.Warm(v.network)
@@ -150,6 +158,9 @@ func (v *view) plan() error {
 	if state, err := EventDir(); err == nil {
 		req.OwnState = append(req.OwnState, filepath.Dir(state))
 	}
+	if v.opts.Config != "" {
+		req.OwnState = append(req.OwnState, v.opts.Config)
+	}
 	if self, err := childproc.Path(); err == nil {
 		req.OwnFiles = append(req.OwnFiles, self)
 	}
@@ -190,7 +201,7 @@ func (v *view) trust() (truststore.CA, truststore.Trust, error) {
 // environment.
 func (v *view) compose(t truststore.Trust, placeholders map[string]string) error {
 	p := v.opts.Policy
-	v.mounts = append(append([]vocabulary.Mount(nil), v.layout.Mounts...), t.Mounts...)
+	v.mounts = slices.Concat(v.layout.Mounts, t.Mounts, v.loginMounts)
 	v.env.base(v.who, v.id, searchPath(os.Getenv("PATH"), v.mounts))
 	v.env.pass(p.EnvPass)
 	v.env.add(t.Env)
@@ -202,9 +213,10 @@ func (v *view) compose(t truststore.Trust, placeholders map[string]string) error
 	}
 	for name, placeholder := range placeholders {
 		for _, variable := range v.credEnv[name] {
-			v.env.set(variable, placeholder)
+			v.env.set(variable, placeholderIn(variable, placeholder))
 		}
 	}
+	v.env.add(v.loginEnv)
 	return nil
 }
 
@@ -213,8 +225,8 @@ func (v *view) sandboxSpec() sandbox.Spec {
 	l := v.opts.Policy.Limits
 	return sandbox.Spec{
 		Session: v.id, Mounts: v.mounts, UID: v.who.uid, GID: v.who.gid, Hostname: "bulkhead",
-		Network: v.network,
-		Limits:  sandbox.Limits{Memory: l.Memory, PIDs: l.PIDs, CPUs: l.CPUs, Wall: l.Wall},
+		Network: v.network, HostPorts: v.hostPorts,
+		Limits: sandbox.Limits{Memory: l.Memory, PIDs: l.PIDs, CPUs: l.CPUs, Wall: l.Wall},
 	}
 }
 

@@ -20,6 +20,9 @@ const (
 	MaskFile
 	// MaskDir puts an empty, unwritable directory over an existing one.
 	MaskDir
+	// File is a private file at Target, in a Tmpfs of the same plan, that begins
+	// with the bytes in Data and is the sandbox's own: it may be changed there.
+	File
 )
 
 // Mount is one line of a sandbox's mount plan. Plans are ordered: a later

@@ -31,6 +31,7 @@ import (
 	"time"
 
 	"github.com/bulkhead-dev/bulkhead/internal/capability"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/gather"
 	"github.com/bulkhead-dev/bulkhead/internal/hostport"
 )
 
@@ -39,17 +40,32 @@ const (
 	handshakeTimeout = 10 * time.Second
 	stagger          = 250 * time.Millisecond
 	maxAddresses     = 8
-	maxIdle          = 64
-	maxIdlePerHost   = 16
+	maxIdle          = 256
+	maxIdlePerHost   = 64
 	idleTimeout      = 60 * time.Second
 	maxHeaderBytes   = 256 << 10
+	readBuffer       = 16 << 10 // a TLS record
+	writeBuffer      = 36 << 10 // a chunk of the library, 32 KiB, with its size and end
 )
+
+// Localhost is the one name that stands for this host's own loopback: a grant
+// has to spell it, and no name server or hosts file is asked what it means.
+var Localhost, _ = hostport.ParseHost("localhost")
 
 // Upstream says where a name really lives.
 type Upstream struct {
-	Host    hostport.Host
-	Connect netip.AddrPort
-	CA      *x509.CertPool // nil: the host's roots
+	// Host is a name; Below, without a Host, stands for all names below it, and
+	// neither for all names.
+	Host, Below hostport.Host
+	Connect     netip.AddrPort // zero: to be resolved
+	Proxy       *Proxy         // nil: none
+	// CA is what alone vouches for Host. Below and for all names it is a function
+	// that adds to the host's roots.
+	CA *x509.CertPool
+	// Roots returns the host's roots with further ones; only without a Host.
+	Roots func(context.Context) (*x509.CertPool, error)
+	// Direct: no proxy, whatever a wider entry says.
+	Direct bool
 }
 
 // Config of a Dialer.
@@ -77,11 +93,11 @@ var (
 // Dialer opens connections for one session. Safe for concurrent use.
 type Dialer struct {
 	cfg       Config
-	upstreams map[hostport.Host]Upstream
 	own       map[netip.Addr]bool
 	resolver  *net.Resolver
 	turn      atomic.Uint32
-	transport *http.Transport
+	transport *http.Transport // for requests that came over HTTP/2: either
+	plain     *http.Transport // for the others: HTTP/1.1
 	sessions  tls.ClientSessionCache
 }
 
@@ -89,33 +105,41 @@ type Dialer struct {
 // none is reached.
 func New(cfg Config) *Dialer {
 	d := &Dialer{
-		cfg: cfg, upstreams: map[hostport.Host]Upstream{}, own: map[netip.Addr]bool{},
+		cfg: cfg, own: map[netip.Addr]bool{},
 		sessions: tls.NewLRUClientSessionCache(64),
-	}
-	for _, u := range cfg.Upstreams {
-		d.upstreams[u.Host] = u
 	}
 	for _, a := range cfg.Own {
 		d.own[a.Unmap().WithZone("")] = true
 	}
 	d.resolver = &net.Resolver{PreferGo: true, StrictErrors: false, Dial: d.nameserver}
+	d.transport, d.plain = d.pool(true), d.pool(false)
+	return d
+}
+
+// pool makes the transport of one of the two kinds of upstream connections. A
+// request goes on in the protocol that it came in: HTTP/1.1 costs half of what
+// HTTP/2 does, and what was not translated cannot be translated wrongly.
+func (d *Dialer) pool(h2 bool) *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(true)
-	d.transport = &http.Transport{
+	protocols.SetHTTP2(h2)
+	alpn := []string{"http/1.1"}
+	if h2 {
+		alpn = []string{"h2", "http/1.1"}
+	}
+	return &http.Transport{
 		Proxy:                  nil,
-		DialContext:            func(ctx context.Context, _, addr string) (net.Conn, error) { return d.pooled(ctx, addr, false) },
-		DialTLSContext:         func(ctx context.Context, _, addr string) (net.Conn, error) { return d.pooled(ctx, addr, true) },
+		DialContext:            func(ctx context.Context, _, addr string) (net.Conn, error) { return d.pooled(ctx, addr, nil) },
+		DialTLSContext:         func(ctx context.Context, _, addr string) (net.Conn, error) { return d.pooled(ctx, addr, alpn) },
 		Protocols:              protocols,
 		DisableCompression:     true, // bodies pass as they are
 		MaxIdleConns:           maxIdle,
 		MaxIdleConnsPerHost:    maxIdlePerHost,
 		IdleConnTimeout:        idleTimeout,
 		MaxResponseHeaderBytes: maxHeaderBytes,
-		ReadBufferSize:         32 << 10,
-		WriteBufferSize:        32 << 10,
+		ReadBufferSize:         readBuffer,
+		WriteBufferSize:        writeBuffer,
 	}
-	return d
 }
 
 type permitKey struct{}
@@ -130,7 +154,11 @@ func (d *Dialer) RoundTrip(p *capability.Permit, req *http.Request) (*http.Respo
 	if p == nil || p.Opaque() || req.URL.Scheme != want || !matches(p, req.URL.Hostname(), req.URL.Port()) {
 		return nil, ErrNoPermit
 	}
-	return d.transport.RoundTrip(req.WithContext(context.WithValue(req.Context(), permitKey{}, p)))
+	pool := d.plain
+	if req.ProtoMajor == 2 && req.Header.Get("Upgrade") == "" {
+		pool = d.transport // HTTP/2 cannot become another protocol
+	}
+	return pool.RoundTrip(req.WithContext(context.WithValue(req.Context(), permitKey{}, p)))
 }
 
 func matches(p *capability.Permit, host, port string) bool {
@@ -148,11 +176,15 @@ func (d *Dialer) Opaque(ctx context.Context, p *capability.Permit) (net.Conn, er
 }
 
 // CloseIdle drops the pool.
-func (d *Dialer) CloseIdle() { d.transport.CloseIdleConnections() }
+func (d *Dialer) CloseIdle() {
+	d.transport.CloseIdleConnections()
+	d.plain.CloseIdleConnections()
+}
 
 // pooled dials for the transport's pool. The permit of the request that needed
 // the connection is in ctx; the pool's key is the same host, port and scheme.
-func (d *Dialer) pooled(ctx context.Context, addr string, secure bool) (net.Conn, error) {
+func (d *Dialer) pooled(ctx context.Context, addr string, alpn []string) (net.Conn, error) {
+	secure := alpn != nil
 	p, _ := ctx.Value(permitKey{}).(*capability.Permit)
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil || p == nil || p.Opaque() || p.TLS() != secure || !matches(p, host, port) {
@@ -164,28 +196,21 @@ func (d *Dialer) pooled(ctx context.Context, addr string, secure bool) (net.Conn
 	if err != nil || !secure {
 		return conn, err
 	}
-	return d.secure(ctx, p, conn)
+	return d.secure(ctx, p, conn, alpn)
 }
 
-func (d *Dialer) secure(ctx context.Context, p *capability.Permit, conn net.Conn) (net.Conn, error) {
-	roots := d.upstreams[p.Host()].CA
-	if roots == nil {
-		var err error
-		if d.cfg.Roots == nil {
-			err = errors.New("no roots to verify it against")
-		} else {
-			roots, err = d.cfg.Roots(ctx)
-		}
-		if err != nil || roots == nil {
-			conn.Close()
-			return nil, fmt.Errorf("%s %w: %v", p.Host(), ErrVerify, err)
-		}
+func (d *Dialer) secure(ctx context.Context, p *capability.Permit, conn net.Conn, alpn []string) (net.Conn, error) {
+	roots, err := d.route(p.Host()).roots(ctx)
+	if err != nil || roots == nil {
+		conn.Close()
+		return nil, fmt.Errorf("%s %w: %v", p.Host(), ErrVerify, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	tc := tls.Client(conn, &tls.Config{
+	under := gather.Under(conn)
+	tc := tls.Client(under, &tls.Config{
 		ServerName: p.Host().String(), RootCAs: roots, MinVersion: tls.VersionTLS12,
-		NextProtos: []string{"h2", "http/1.1"}, ClientSessionCache: d.sessions,
+		NextProtos: alpn, ClientSessionCache: d.sessions,
 	})
 	if err := tc.HandshakeContext(ctx); err != nil {
 		conn.Close()
@@ -195,13 +220,25 @@ func (d *Dialer) secure(ctx context.Context, p *capability.Permit, conn net.Conn
 		}
 		return nil, fmt.Errorf("TLS with %s: %w", p.Host(), err)
 	}
-	return tc, nil
+	if len(alpn) == 1 {
+		return gather.Over(tc, under), nil
+	}
+	return tc, nil // the transport has to see that it is TLS, and which protocol
 }
 
 // open resolves, judges and dials.
 func (d *Dialer) open(ctx context.Context, p *capability.Permit) (net.Conn, error) {
-	if u, ok := d.upstreams[p.Host()]; ok {
-		return d.connect(ctx, u.Connect)
+	switch r := d.route(p.Host()); {
+	case r.connect.IsValid():
+		return d.connect(ctx, r.connect)
+	case r.proxy != nil && p.Host() != Localhost:
+		return d.tunnel(ctx, r.proxy, p)
+	}
+	if p.Host() == Localhost {
+		return d.race(ctx, []netip.AddrPort{
+			netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(p.Port())),
+			netip.AddrPortFrom(netip.IPv6Loopback(), uint16(p.Port())),
+		})
 	}
 	addrs, err := d.resolve(ctx, p.Host())
 	if err != nil {
@@ -219,7 +256,7 @@ func (d *Dialer) open(ctx context.Context, p *capability.Permit) (net.Conn, erro
 	if len(good) == 0 {
 		return nil, fmt.Errorf("%s %w: %v", p.Host(), ErrAddress, refused)
 	}
-	return d.race(ctx, good[:min(len(good), maxAddresses)])
+	return d.race(ctx, interleave(good)[:min(len(good), maxAddresses)])
 }
 
 func (d *Dialer) resolve(ctx context.Context, h hostport.Host) ([]netip.Addr, error) {

@@ -2,8 +2,11 @@
 // reads them and ends the connection at the first request whose beginning or
 // end two parsers could see in different places.
 //
-// It never changes a byte and it is not the parser: what it lets through,
-// net/http parses, and what is forwarded is rebuilt from that. It only insists
+// It is not the parser and changes nothing that it lets through: net/http parses
+// that, and what is forwarded is rebuilt from it. In the place of a head that it
+// refuses it delivers a request of its own, the last one of the connection, which
+// only Refusal knows; so the answer comes in its turn and says why. A body that
+// it refuses breaks off with an *Error, and refused hears of it. It only insists
 // on the one spelling of RFC 9112 that everybody reads alike: CRLF line ends, no
 // folded lines, no control characters, one Host, at most one Content-Length of
 // digits or one "Transfer-Encoding: chunked" and never both, chunks without
@@ -15,10 +18,13 @@ package framing
 
 import (
 	"bytes"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 )
 
 // MaxHead bounds the request line and all header lines together.
@@ -49,7 +55,19 @@ type Conn struct {
 	left  int64
 	line  []byte
 	err   error
+
+	ours   atomic.Pointer[substitute] // the server reads ahead while handlers run
+	status string                     // "HTTP/1.1 NNN " of the next answer with a phrase
+	phrase string
 }
+
+// substitute is our request in the place of a refused head.
+type substitute struct{ mark, refusal string }
+
+// Error is why a body breaks off.
+type Error struct{ message string }
+
+func (e *Error) Error() string { return "ambiguous request: " + e.message }
 
 // New checks the requests that are read from c. refused hears, once, why the
 // connection ends.
@@ -67,7 +85,11 @@ func (c *Conn) Read(p []byte) (int, error) {
 			return 0, c.err
 		}
 		if err := c.check(); err != nil {
-			c.err = fmt.Errorf("ambiguous request: %w", err)
+			if c.state == inHead {
+				c.substitute(err.Error())
+				continue
+			}
+			c.err = &Error{err.Error()}
 			c.refused(err.Error())
 			continue
 		}
@@ -76,6 +98,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 		}
 		if c.state == transparent {
 			return c.Conn.Read(p)
+		}
+		if body := c.state == inBody || c.state == inChunk; body && len(p) >= readSize && len(c.buf) == 0 {
+			return c.readBody(p)
 		}
 		if err := c.fill(); err != nil {
 			return 0, err // not kept: it may be the server's own deadline
@@ -89,7 +114,30 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// substitute puts our request where a head was refused.
+func (c *Conn) substitute(message string) {
+	o := &substitute{rand.Text(), message}
+	c.ours.Store(o)
+	c.err = io.EOF
+	c.buf = []byte("GET / HTTP/1.1\r\nHost: refused.invalid\r\n" + markHeader + ": " + o.mark + "\r\nConnection: close\r\n\r\n")
+	c.store, c.pass = nil, len(c.buf)
+}
+
 const readSize = 16 << 10
+
+// readBody passes bytes of a body on without a copy; check does the same to what
+// is in buf.
+func (c *Conn) readBody(p []byte) (int, error) {
+	n, err := c.Conn.Read(p[:min(int64(len(p)), c.left)])
+	if c.left -= int64(n); c.left == 0 {
+		if c.state == inChunk {
+			c.state = afterChunk
+		} else {
+			c.state = inHead
+		}
+	}
+	return n, err
+}
 
 func (c *Conn) fill() error {
 	if cap(c.buf)-len(c.buf) < readSize {

@@ -19,13 +19,17 @@ type source struct {
 func (s source) Read(p []byte) (int, error) { return s.r.Read(p) }
 
 // requests parses what passes with net/http, as the server does.
-func requests(r io.Reader) (lines []string, c *Conn, refused string, err error) {
+func requests(t testing.TB, r io.Reader) (lines []string, c *Conn, refused string, err error) {
 	c = New(source{r: r}, func(m string) { refused = m })
 	br := bufio.NewReader(c)
 	for {
 		req, err := http.ReadRequest(br)
 		if err != nil {
 			return lines, c, refused, err
+		}
+		if m, ok := Refusal(req.WithContext(Context(t.Context(), c))); ok {
+			refused = m
+			continue
 		}
 		body, err := io.ReadAll(req.Body)
 		lines = append(lines, req.Method+" "+req.RequestURI+" "+string(body))
@@ -42,7 +46,7 @@ func TestOrdinaryRequestsPass(t *testing.T) {
 	const in = "GET /a HTTP/1.1\r\nHost: x\r\nAccept:*/*\r\n\r\nPOST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhelloPUT /c HTTP/1.1\r\nhost: x\r\ntransfer-encoding: Chunked\r\n\r\n5\r\nhello\r\nA\r\n0123456789\r\n0\r\n\r\nPOST /d HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\nGET /e HTTP/1.0\r\n\r\n"
 	want := "GET /a |POST /b hello|PUT /c hello0123456789|POST /d |GET /e "
 	for name, r := range map[string]io.Reader{"whole": strings.NewReader(in), "by bytes": iotest.OneByteReader(strings.NewReader(in)), "by halves": iotest.HalfReader(strings.NewReader(in))} {
-		if got, _, refused, err := requests(r); strings.Join(got, "|") != want || err != io.EOF || refused != "" {
+		if got, _, refused, err := requests(t, r); strings.Join(got, "|") != want || err != io.EOF || refused != "" {
 			t.Errorf("%s: %q, %v, %q", name, got, err, refused)
 		}
 	}
@@ -60,7 +64,7 @@ func TestAmbiguousRequestsEnd(t *testing.T) {
 		"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n\r\n", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5 \r\nhello\r\n0\r\n\r\n", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\r\nhello\r\n0\r\n\r\n", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n000000005\r\nhello\r\n0\r\n\r\n",
 		"GET / HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("a", MaxHead) + "\r\n\r\n",
 	} {
-		got, _, refused, err := requests(strings.NewReader(in + "GET /sentinel HTTP/1.1\r\nHost: x\r\n\r\n"))
+		got, _, refused, err := requests(t, strings.NewReader(in+"GET /sentinel HTTP/1.1\r\nHost: x\r\n\r\n"))
 		if refused == "" || err == nil || strings.Contains(strings.Join(got, "|"), "sentinel") {
 			t.Errorf("%.120q: %q, refused %q, %v", in, got, refused, err)
 		}
@@ -96,9 +100,46 @@ func FuzzFraming(f *testing.F) {
 			if _, err := io.Copy(io.Discard, req.Body); err != nil {
 				return
 			}
+			if _, ok := Refusal(req.WithContext(Context(t.Context(), c))); ok {
+				if _, err := http.ReadRequest(br); err != io.EOF {
+					t.Fatalf("after a refusal: %v", err)
+				}
+				return
+			}
 			if c.state != inHead || c.pass != 0 || br.Buffered() != 0 {
 				t.Fatalf("net/http is done, we are in state %d with %d to deliver and %d delivered", c.state, c.pass, br.Buffered())
 			}
 		}
 	})
 }
+
+// A client cannot make a request that passes for the one that stands for a
+// refused head, and only the next answer gets the phrase.
+func TestRefusalIsOurs(t *testing.T) {
+	for _, in := range []string{
+		"GET / HTTP/1.1\r\nHost: x\r\nBulkhead-Refused: \r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: x\r\nBulkhead-Refused: guess\r\n\r\n",
+	} {
+		if got, _, refused, err := requests(t, strings.NewReader(in)); len(got) != 1 || refused != "" || err != io.EOF {
+			t.Errorf("%q: %q %q %v", in, got, refused, err)
+		}
+	}
+	var out bytes.Buffer
+	c := New(sink{w: &out}, nil)
+	c.Phrase(403, "no grant\r\nX: y é")
+	for _, s := range []string{"HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 403 Forbidden\r\nA: b\r\n\r\n", "HTTP/1.1 403 Forbidden\r\n\r\n"} {
+		if n, err := c.Write([]byte(s)); n != len(s) || err != nil {
+			t.Error(n, err)
+		}
+	}
+	if want := "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 403 no grant  X: y  \r\nA: b\r\n\r\nHTTP/1.1 403 Forbidden\r\n\r\n"; out.String() != want {
+		t.Errorf("%q", out.String())
+	}
+}
+
+type sink struct {
+	net.Conn
+	w io.Writer
+}
+
+func (s sink) Write(b []byte) (int, error) { return s.w.Write(b) }

@@ -1,49 +1,61 @@
 package httpauthz
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
-	"net/textproto"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
+
 	"github.com/bulkhead-dev/bulkhead/internal/capability"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/framing"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/gather"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
-// steering headers would lead the client around the gateway or speak for it.
-var steering = []string{"Alt-Svc", DeniedHeader, "Proxy-Authenticate", "Proxy-Authentication-Info", "Proxy-Connection", "Keep-Alive", "Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade"}
-
-var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+var buffers = sync.Pool{New: func() any { b := make([]byte, gather.Size); return &b }}
 
 // answer passes the upstream's answer on as it comes.
-func (q *request) answer(resp *http.Response, d capability.Decision, scrub *scrubber) {
+func (q *request) answer(ctx context.Context, resp *http.Response, d capability.Decision, scrub *scrubber) {
 	defer resp.Body.Close()
+	q.answered.Store(true)
+	q.touch()
+	rc := http.NewResponseController(q.w)
+	rc.SetReadDeadline(time.Time{})
+	refuse := func(code, message string) {
+		q.deny(http.StatusBadGateway, vocabulary.Reason{Code: code, Message: message, Rule: d.Reason.Rule})
+	}
 	if resp.StatusCode < 200 || resp.StatusCode > 999 {
-		q.deny(http.StatusBadGateway, vocabulary.Reason{Code: CodeProtocolRefused, Message: fmt.Sprintf("the upstream answered %d, an upgrade that nobody asked for", resp.StatusCode), Rule: d.Reason.Rule})
+		refuse(CodeProtocolRefused, fmt.Sprintf("the upstream answered %d, an upgrade that nobody asked for", resp.StatusCode))
 		return
 	}
-	for _, line := range resp.Header["Connection"] {
-		for token := range strings.SplitSeq(line, ",") {
-			resp.Header.Del(textproto.TrimString(token))
-		}
+	if !plainForm(resp) {
+		refuse(CodeUpstream, "the upstream's answer is malformed: its version or a header has no proper form")
+		return
 	}
-	for _, name := range steering {
-		delete(resp.Header, name)
-	}
+	cleanse(resp.Header, scrub != nil)
 	var body io.Reader = resp.Body
 	if scrub != nil {
 		if e := resp.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
-			q.deny(http.StatusBadGateway, vocabulary.Reason{Code: CodeEncoded, Message: "the upstream encoded its answer (" + clip(e) + ") although it was asked not to; an echo of the credential could hide in it", Rule: d.Reason.Rule})
+			refuse(CodeEncoded, "the upstream encoded its answer ("+clip(e)+") although it was asked not to; an echo of the credential could hide in it")
+			return
+		}
+		if strings.HasPrefix(strings.ToLower(strings.TrimSpace(resp.Header.Get("Content-Type"))), "multipart/byteranges") {
+			refuse(CodeEncoded, "the upstream cut its answer into pieces; an echo of the credential could hide in them")
 			return
 		}
 		report := q.echo(d)
 		if scrub.header(resp.Header) {
 			report()
 		}
-		body = scrub.reader(resp.Body, report)
+		clean := scrub.reader(resp.Body, report)
+		clean.part = resp.StatusCode == http.StatusPartialContent
+		body = clean
 	}
 	h := q.w.Header()
 	for k, v := range resp.Header {
@@ -55,27 +67,120 @@ func (q *request) answer(resp *http.Response, d capability.Decision, scrub *scru
 	for k := range resp.Trailer {
 		h.Add("Trailer", k)
 	}
-	rc := http.NewResponseController(q.w)
+	if q.early() {
+		h.Set("Connection", "close")
+	}
 	q.w.WriteHeader(resp.StatusCode)
-	streaming := resp.ContentLength < 0
-	if streaming {
+	if resp.ContentLength < 0 {
 		rc.Flush()
 	}
-	if err := copyBody(q.w, body, rc, streaming); err != nil {
-		// What was sent looks whole unless the connection breaks.
-		panic(http.ErrAbortHandler)
+	if err, theirs := q.copyBody(body, rc, resp.ContentLength); err != nil {
+		if theirs && q.r.Context().Err() == nil && !(q.h.revoked.Load() && scrub != nil) {
+			message := []byte(err.Error())
+			if scrub != nil {
+				scrub.bytes(message)
+			}
+			if context.Cause(ctx) == errQuiet {
+				message = []byte(errQuiet.Error())
+			}
+			q.record(vocabulary.Reason{Code: CodeTruncated, Message: "the upstream's answer broke off, and so did ours: " + string(message), Rule: d.Reason.Rule})
+		}
+		q.abort()
 	}
+	if !properHeader(resp.Trailer) {
+		q.record(vocabulary.Reason{Code: CodeTruncated, Message: "the upstream's trailers have no proper form, and our answer broke off", Rule: d.Reason.Rule})
+		q.abort()
+	}
+	cleanse(resp.Trailer, scrub != nil)
 	if scrub != nil && scrub.header(resp.Trailer) {
 		q.echo(d)()
 	}
 	for k, v := range resp.Trailer {
-		if k == DeniedHeader || k == "Alt-Svc" {
-			continue
-		}
 		for _, value := range v {
 			h.Add(http.TrailerPrefix+k, value)
 		}
 	}
+}
+
+// plainForm reports whether an answer has a version that exists and headers that
+// everybody reads alike; the library lets more pass.
+func plainForm(resp *http.Response) bool {
+	known := resp.ProtoMajor == 2 || resp.ProtoMajor == 1 && resp.ProtoMinor <= 1
+	return known && properHeader(resp.Header)
+}
+
+func properHeader(h http.Header) bool {
+	for name, values := range h {
+		if !httpguts.ValidHeaderFieldName(name) {
+			return false
+		}
+		for _, v := range values {
+			if !httpguts.ValidHeaderFieldValue(v) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// early reports whether the answer came before the request's end was read:
+// where that is, nobody can tell then, and the connection must end.
+func (q *request) early() bool {
+	if q.r.ProtoMajor != 1 || q.r.Body == nil || q.r.Body == http.NoBody || q.r.ContentLength == 0 {
+		return false
+	}
+	end := q.bodyEnd.Load()
+	return end == nil || *end != io.EOF
+}
+
+// abort ends the client's connection so that what was sent does not look whole.
+func (q *request) abort() {
+	if q.r.ProtoMajor == 1 && q.r.ProtoMinor == 0 {
+		framing.From(q.r.Context()).Abort()
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// minRange is the least length of a range under a credential: both of its edges
+// cannot lie within one echo.
+const minRange = 64 << 10
+
+// searchable reports whether an echo can still be found in an answer to this
+// Range header: one range that is open or long.
+func searchable(lines []string) bool {
+	if len(lines) != 1 {
+		return len(lines) == 0
+	}
+	spec, ok := cutPrefixFold(strings.TrimSpace(lines[0]), "bytes=")
+	from, to, both := strings.Cut(spec, "-")
+	if !ok || !both {
+		return false
+	}
+	first, err := number(from)
+	if err != nil {
+		return false
+	}
+	last, err := number(to)
+	switch {
+	case err != nil, first < 0 && last < 0:
+		return false
+	case last < 0:
+		return true
+	case first < 0:
+		return last >= minRange
+	}
+	return last-first+1 >= minRange
+}
+
+// number reads a plain number; nothing is -1.
+func number(s string) (int64, error) {
+	if s == "" {
+		return -1, nil
+	}
+	if strings.Trim(s, "0123456789") != "" {
+		return 0, strconv.ErrSyntax
+	}
+	return strconv.ParseInt(s, 10, 64)
 }
 
 // echo returns what records, once, that the credential came back.
@@ -92,28 +197,32 @@ func (q *request) echo(d capability.Decision) func() {
 	}
 }
 
-func copyBody(w http.ResponseWriter, body io.Reader, rc *http.ResponseController, flush bool) error {
+// copyBody reports in theirs whether reading failed, and not writing. Of a body
+// of unknown length (-1) every piece goes on at once, else what is there when the
+// length is reached, also if the upstream does not end there and then.
+func (q *request) copyBody(body io.Reader, rc *http.ResponseController, length int64) (err error, theirs bool) {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
-	for {
+	for total := int64(0); ; {
 		n, err := body.Read(*buf)
+		q.touch()
 		if n > 0 {
-			rc.SetWriteDeadline(time.Now().Add(stall))
-			if _, werr := w.Write((*buf)[:n]); werr != nil {
-				return werr
+			rc.SetWriteDeadline(time.Now().Add(q.h.limits.Stall))
+			if _, werr := q.w.Write((*buf)[:n]); werr != nil {
+				return werr, false
 			}
-			if flush {
+			if total += int64(n); length < 0 || total == length {
 				if ferr := rc.Flush(); ferr != nil {
-					return ferr
+					return ferr, false
 				}
 			}
 		}
 		if err == io.EOF {
 			rc.SetWriteDeadline(time.Time{})
-			return nil
+			return nil, false
 		}
 		if err != nil {
-			return err
+			return err, true
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/bulkhead-dev/bulkhead/internal/catalog"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/websocket"
 	"github.com/bulkhead-dev/bulkhead/internal/hostport"
 )
 
@@ -18,6 +19,7 @@ type canonical struct {
 	rawPath  string // as it came and as it is forwarded; decodes to Path
 	rawQuery string
 	header   http.Header // end-to-end headers only
+	ws       *websocket.Handshake
 }
 
 // refusal says why a request has no canonical form.
@@ -55,9 +57,27 @@ var hopByHop = []string{
 	"Alt-Used",
 }
 
+// canonicaliseFor is canonicalise, except that an escaped slash may stand in a
+// path where a granted service wants it. Path has it as "%2F" then.
+func canonicaliseFor(r *http.Request, dst hostport.HostPort, secure bool, d Decider) (*canonical, error) {
+	target, _, _ := strings.Cut(r.RequestURI, "?")
+	if !strings.Contains(strings.ToUpper(target), "%2F") {
+		return canonicalise(r, dst, secure)
+	}
+	c, err := canonicalForm(r, dst, secure, true)
+	if err == nil && strings.Contains(c.Path, "%2F") && !d.EscapedSlash(c.Request) {
+		return nil, bad("the path has an escaped slash (%%2F)")
+	}
+	return c, err
+}
+
 // canonicalise judges form only. dst and secure are what the connection is
 // bound to.
 func canonicalise(r *http.Request, dst hostport.HostPort, secure bool) (*canonical, error) {
+	return canonicalForm(r, dst, secure, false)
+}
+
+func canonicalForm(r *http.Request, dst hostport.HostPort, secure, slashes bool) (*canonical, error) {
 	if !methods[r.Method] {
 		return nil, bad("the method %q is never forwarded", clip(r.Method))
 	}
@@ -76,7 +96,7 @@ func canonicalise(r *http.Request, dst hostport.HostPort, secure bool) (*canonic
 		return nil, err
 	}
 	path, query, hasQuery := strings.Cut(target, "?")
-	if c.Path, err = decodePath(path); err != nil {
+	if c.Path, err = decodePath(path, slashes); err != nil {
 		return nil, err
 	}
 	c.rawPath = path
@@ -91,6 +111,15 @@ func canonicalise(r *http.Request, dst hostport.HostPort, secure bool) (*canonic
 	}
 	if c.header, err = endToEnd(r); err != nil {
 		return nil, err
+	}
+	if websocket.Asked(r.Header) {
+		if c.ws, err = websocket.Read(r, c.header); err != nil {
+			return nil, &refusal{CodeProtocolRefused, err.Error()}
+		}
+		c.Method = catalog.MethodWebSocket
+		if len(c.ws.Protocols) > 0 {
+			c.header["Sec-Websocket-Protocol"] = []string{strings.Join(c.ws.Protocols, ", ")} // to be judged
+		}
 	}
 	c.Header = c.header
 	return c, nil
@@ -145,6 +174,9 @@ func sameAuthority(authority, scheme string, dst hostport.HostPort) error {
 		}
 		name, port = authority[:i], p
 	}
+	if dst.Host.String() == "localhost" && (name == "127.0.0.1" || name == "[::1]") {
+		name = "localhost" // who came by the address of the loopback says so
+	}
 	h, err := hostport.ParseHost(name)
 	if errors.Is(err, hostport.ErrIPLiteral) {
 		return &refusal{CodeIPLiteral, fmt.Sprintf("the Host header names the address %q; only names are granted", clip(authority))}
@@ -160,7 +192,7 @@ func sameAuthority(authority, scheme string, dst hostport.HostPort) error {
 
 // decodePath decodes once and refuses whatever two parsers could read in two
 // ways.
-func decodePath(raw string) (string, error) {
+func decodePath(raw string, slashes bool) (string, error) {
 	if len(raw) > catalog.MaxPath {
 		return "", bad("the path is longer than %d bytes", catalog.MaxPath)
 	}
@@ -175,9 +207,15 @@ func decodePath(raw string) (string, error) {
 			d := unhex(raw[i+1])<<4 | unhex(raw[i+2])
 			switch d {
 			case '/':
-				if !scopedName(raw, i) {
+				if scopedName(raw, i) {
+					break
+				}
+				if !slashes {
 					return "", bad("the path has an escaped slash (%%2F)")
 				}
+				b.WriteString("%2F")
+				i += 2
+				continue
 			case '\\', ';', '?', '#', '%':
 				return "", bad("the path has an escaped %q", string(d))
 			}
@@ -190,10 +228,11 @@ func decodePath(raw string) (string, error) {
 		}
 	}
 	path := b.String()
-	if err := catalog.CheckPath(path); err != nil {
+	whole := strings.ReplaceAll(path, "%2F", "/")
+	if err := catalog.CheckPath(whole); err != nil {
 		return "", bad("the path is ambiguous: %v", err)
 	}
-	for _, seg := range strings.Split(path, "/") {
+	for _, seg := range strings.Split(whole, "/") {
 		if seg != "" && strings.Trim(seg, ". ") == "" {
 			return "", bad("the path has a segment of dots")
 		}
@@ -253,6 +292,9 @@ func endToEnd(r *http.Request) (http.Header, error) {
 	if len(r.Trailer) > 0 || len(r.Header["Trailer"]) > 0 {
 		return nil, bad("request trailers are never forwarded")
 	}
+	if len(r.Header["Content-Length"]) > 1 { // HTTP/2 lets them pass
+		return nil, bad("more than one Content-Length")
+	}
 	if _, ok := r.Header["Host"]; ok {
 		return nil, bad("the request names its host twice")
 	}
@@ -268,7 +310,7 @@ func endToEnd(r *http.Request) (http.Header, error) {
 	for _, proto := range r.Header["Upgrade"] {
 		// h2c is an offer that may be ignored, and is; anything else expects a
 		// stream that nobody could judge.
-		if !strings.EqualFold(textproto.TrimString(proto), "h2c") {
+		if name := textproto.TrimString(proto); !strings.EqualFold(name, "h2c") && !websocket.Asked(r.Header) {
 			return nil, &refusal{CodeProtocolRefused, fmt.Sprintf("an upgrade to %q is not granted", clip(proto))}
 		}
 	}
@@ -300,4 +342,12 @@ func clip(s string) string {
 		return s[:80] + "…"
 	}
 	return s
+}
+
+// shownPath is the path for the record, which is no place for somebody's key.
+func (c *canonical) shownPath() string {
+	if catalog.LooksLikeCredential(c.rawPath) || catalog.LooksLikeCredential(c.Path) {
+		return "/"
+	}
+	return c.rawPath
 }

@@ -2,10 +2,13 @@ package httpauthz
 
 import (
 	"encoding/json"
-	"fmt"
+	"io"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 
+	"github.com/bulkhead-dev/bulkhead/internal/egress/framing"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
@@ -27,26 +30,32 @@ const (
 	CodeUpstreamTLS     = "upstream-tls"
 	CodeUpstream        = "upstream-failed"
 	CodeEncoded         = "upstream-encoding"
+	CodeTruncated       = "upstream-truncated"
+	CodeMessage         = "message-refused"
 )
 
 // DeniedHeader carries the reason's code; an upstream's own header of this name
 // never gets through.
 const DeniedHeader = "Bulkhead-Denied"
 
-// Denial is what is told to who asked.
+// Denial is what is told to who asked. It is the one source of the words; how
+// they are written depends on who reads them.
 type Denial struct {
 	Status   int
 	Action   vocabulary.Action
 	Resource vocabulary.Resource
 	Reason   vocabulary.Reason
+	// RetryAfter, in seconds, says that it may be otherwise then; 0 says nothing.
+	RetryAfter int
 }
 
 type denialBody struct {
-	Type  string `json:"type"`
-	Error struct {
-		Type    string `json:"type"`
-		Message string `json:"message"`
-	} `json:"error"`
+	Type  string `json:"type,omitempty"`
+	Error any    `json:"error"` // denialError; a text for npm
+	// Message is what clients of GitHub and of many other services print.
+	Message  string         `json:"message"`
+	Reason   string         `json:"reason,omitempty"`
+	Errors   []registryItem `json:"errors,omitempty"`
 	Bulkhead struct {
 		Code     string              `json:"code"`
 		Action   vocabulary.Action   `json:"action"`
@@ -56,9 +65,20 @@ type denialBody struct {
 	} `json:"bulkhead"`
 }
 
-// text is the refusal in at most three lines.
-func (d Denial) text() string {
-	s := fmt.Sprintf("bulkhead: %s (%s)\n", d.Reason.Message, d.Reason.Code)
+type denialError struct {
+	Type    string `json:"type"`
+	Message string `json:"message"`
+}
+
+// registryItem is how an OCI registry says no.
+type registryItem struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+// Text is the refusal in at most three lines.
+func (d Denial) Text() string {
+	s := "bulkhead: " + d.Reason.Message + " (" + d.Reason.Code + ")\n"
 	if rule := d.Reason.Rule.String(); rule != "-" {
 		s += "rule: " + rule + "\n"
 	}
@@ -68,46 +88,105 @@ func (d Denial) text() string {
 	return s
 }
 
-// Write answers with the denial: JSON in the shape that clients of model APIs
-// print, plain text for tools that did not ask for JSON. It never says 401: that
-// would make clients ask for a password.
+// line is the refusal in one line, for places that show no more.
+func (d Denial) line() string {
+	s := strings.TrimSuffix(d.Text(), "\n")
+	return strings.ReplaceAll(s, "\n", "; ")
+}
+
+// Write answers with the denial in the language of who asked: gRPC's status,
+// git's packets, JSON in the shapes that clients of model APIs, registries and
+// npm print, and plain text for everybody else. It never says 401: that would
+// make clients ask for a password.
 func (d Denial) Write(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set(DeniedHeader, d.Reason.Code)
 	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
 	if r.ProtoMajor == 1 {
 		h.Set("Connection", "close")
 	}
-	body := []byte(d.text())
+	if d.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(d.RetryAfter))
+	}
+	if d.writeGRPC(w, r) {
+		return // its clients know what a reset after the end means
+	}
+	defer drain(w, r)
+	if d.writeGit(w, r) || d.writePip(w, r) || d.writeAWS(w, r) {
+		return
+	}
+	body := []byte(d.Text())
 	if wantsJSON(r) {
 		h.Set("Content-Type", "application/json")
-		h.Set("X-Should-Retry", "false") // the model SDKs' word for: this will not change
-		var b denialBody
-		b.Type = "error"
-		b.Error.Type = "permission_error"
-		b.Error.Message = strings.TrimSuffix(d.text(), "\n")
-		b.Bulkhead.Code, b.Bulkhead.Action, b.Bulkhead.Resource = d.Reason.Code, d.Action, d.Resource
-		b.Bulkhead.Rule, b.Bulkhead.Remedy = d.Reason.Rule.String(), d.Reason.Remedy
-		if enc, err := json.Marshal(b); err == nil {
+		if d.Status < 500 {
+			h.Set("X-Should-Retry", "false") // the model SDKs' word for: this will not change
+		}
+		if enc, err := json.Marshal(d.json(r)); err == nil {
 			body = append(enc, '\n')
 		}
 	} else {
 		h.Set("Content-Type", "text/plain; charset=utf-8")
-		h.Set("X-Content-Type-Options", "nosniff")
 	}
-	h.Set("Content-Length", fmt.Sprint(len(body)))
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	if !isNPM(r) { // it shows both
+		framing.From(r.Context()).Phrase(d.Status, http.StatusText(d.Status)+" by "+d.line())
+	}
 	w.WriteHeader(d.Status)
 	if r.Method != http.MethodHead {
 		w.Write(body)
 	}
 }
 
+// What a refused client still sends is read and dropped for a while: some clients
+// forget the answer if the stream is reset, or the connection, while they send.
+const (
+	drainTime  = 5 * time.Second
+	drainBytes = 64 << 20
+)
+
+func drain(w http.ResponseWriter, r *http.Request) {
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 || len(r.Header["Expect"]) > 0 {
+		return // reading would say: go on
+	}
+	rc := http.NewResponseController(w)
+	if rc.Flush() != nil || rc.SetReadDeadline(time.Now().Add(drainTime)) != nil {
+		return
+	}
+	io.CopyN(io.Discard, r.Body, drainBytes)
+}
+
+func (d Denial) json(r *http.Request) denialBody {
+	b := denialBody{Type: "error", Message: strings.TrimSuffix(d.Text(), "\n")}
+	b.Error = denialError{"permission_error", b.Message}
+	b.Bulkhead.Code, b.Bulkhead.Action, b.Bulkhead.Resource = d.Reason.Code, d.Action, d.Resource
+	b.Bulkhead.Rule, b.Bulkhead.Remedy = d.Reason.Rule.String(), d.Reason.Remedy
+	if isNPM(r) {
+		b.Type, b.Error, b.Reason = "", b.Message, b.Message
+	}
+	if strings.HasPrefix(r.URL.Path, "/v2/") {
+		b.Errors = []registryItem{{"DENIED", b.Message}}
+	}
+	return b
+}
+
 func wantsJSON(r *http.Request) bool {
-	for _, v := range append(r.Header["Accept"], r.Header["Content-Type"]...) {
-		v = strings.ToLower(v)
-		if strings.Contains(v, "json") || strings.Contains(v, "text/event-stream") {
-			return true
+	if isNPM(r) {
+		return true
+	}
+	for _, list := range [][]string{r.Header["Accept"], r.Header["Content-Type"]} {
+		for _, v := range list {
+			v = strings.ToLower(v)
+			if strings.Contains(v, "json") || strings.Contains(v, "text/event-stream") {
+				return true
+			}
 		}
 	}
 	return false
+}
+
+// isNPM knows npm, pnpm and yarn by how they name themselves.
+func isNPM(r *http.Request) bool {
+	ua := r.UserAgent()
+	return strings.HasPrefix(ua, "npm/") || strings.HasPrefix(ua, "pnpm/") || strings.HasPrefix(ua, "yarn/")
 }

@@ -11,17 +11,22 @@
 // upstream echoes it, or a denial that people and agents can act on.
 //
 // Bodies are streamed and never held, except where the catalogue has to read
-// one to decide, and then at most as many bytes as it says. Redirects are passed
-// on: the next request is judged like any other. Upgrades (WebSocket, h2c) are
-// refused, also unsolicited ones. Requests under a credential carry no Range
-// and accept no content coding, because both would hide an echo.
+// one to decide; what is held at a time in one session is bounded. Redirects are
+// passed on: the next request is judged like any other. An upgrade to WebSocket
+// needs a grant of its own, other upgrades and unsolicited ones are refused.
+// Requests under a credential ask for no content coding, and only for ranges in
+// which an echo can be found; what servers mint for the real identity (cookies,
+// tokens in headers) is removed from their answers, and for everybody what would
+// lead a client elsewhere.
 //
-// Figures: at most MaxRequests at a time; stall bounds how long a body may
-// stand still in either direction towards the sandbox.
+// Figures: Limits.
 //
-// Known hole: a server can tell the sandbox a credential in a form that the
+// Known holes: a server can tell the sandbox a credential in a form that the
 // scrubber does not know (encrypted, compressed by itself, in pieces over
-// several answers). Grants to servers that do so are weak grants.
+// several answers), or a credential of its own making in a body. Grants to
+// servers that do so are weak grants. Of a range, up to minCut-1 bytes of an
+// echoed credential stay at its edges. A client of HTTP/1.0 without TLS cannot
+// tell an answer that was cut off from one that ended.
 package httpauthz
 
 import (
@@ -43,22 +48,19 @@ import (
 	v1 "github.com/bulkhead-dev/bulkhead/api/v1"
 	"github.com/bulkhead-dev/bulkhead/internal/capability"
 	"github.com/bulkhead-dev/bulkhead/internal/catalog"
+	"github.com/bulkhead-dev/bulkhead/internal/catalog/sigv4"
 	"github.com/bulkhead-dev/bulkhead/internal/egress/dial"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/framing"
 	"github.com/bulkhead-dev/bulkhead/internal/egress/wire"
 	"github.com/bulkhead-dev/bulkhead/internal/hostport"
 	"github.com/bulkhead-dev/bulkhead/internal/secret"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
-const (
-	// MaxRequests bounds the requests under way.
-	MaxRequests = 512
-	stall       = 2 * time.Minute
-)
-
 // Decider says what a request needs and whether it is granted.
 type Decider interface {
-	Body(catalog.Request) int
+	Body(catalog.Request) catalog.Need
+	EscapedSlash(catalog.Request) bool
 	Decide(catalog.Request, capability.Identity) capability.Decision
 }
 
@@ -81,12 +83,22 @@ type Handler struct {
 	Upstream   Upstream
 	// Denied hears of every denial before it is answered.
 	Denied func(v1.Event)
+	// Limits are read once, at the first request.
+	Limits Limits
 
-	slots   atomic.Int32
+	start   sync.Once
+	limits  Limits
+	counter counter
+	held    budget
 	revoked atomic.Bool
 	mu      sync.Mutex
-	active  map[*context.CancelFunc]struct{}
+	active  map[*context.CancelCauseFunc]struct{}
 }
+
+var (
+	errRevoked = errors.New("the credentials of this session were revoked")
+	errQuiet   = errors.New("nothing came for too long")
+)
 
 // Revoke ends every request that carries a credential, and denies later ones.
 func (h *Handler) Revoke() {
@@ -94,16 +106,16 @@ func (h *Handler) Revoke() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for cancel := range h.active {
-		(*cancel)()
+		(*cancel)(errRevoked)
 	}
 }
 
 // track makes ctx end with Revoke.
 func (h *Handler) track(ctx context.Context) (context.Context, func()) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	h.mu.Lock()
 	if h.active == nil {
-		h.active = map[*context.CancelFunc]struct{}{}
+		h.active = map[*context.CancelCauseFunc]struct{}{}
 	}
 	h.active[&cancel] = struct{}{}
 	h.mu.Unlock()
@@ -111,7 +123,7 @@ func (h *Handler) track(ctx context.Context) (context.Context, func()) {
 		h.mu.Lock()
 		delete(h.active, &cancel)
 		h.mu.Unlock()
-		cancel()
+		cancel(nil)
 	}
 }
 
@@ -124,8 +136,25 @@ type request struct {
 	secure bool
 
 	c        *canonical
+	aws4     *aws4 // a true signature of the placeholder key
+	whole    bool  // c.Body is all of the body
 	action   vocabulary.Action
 	resource vocabulary.Resource
+
+	// The subprotocol in which the placeholder stood, and what goes in its place.
+	wsPlaceholder, wsReal string
+
+	held     []*holding
+	quiet    *time.Timer
+	answered atomic.Bool           // the upstream's answer has begun
+	bodyEnd  atomic.Pointer[error] // how reading the request's body ended
+}
+
+// touch notes that something has come.
+func (q *request) touch() {
+	if q.quiet != nil {
+		q.quiet.Reset(q.h.limits.Quiet)
+	}
 }
 
 // Serve decides on one request that came over a connection bound to dst.
@@ -136,12 +165,17 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, dst hostport.Hos
 		scheme = "https://"
 	}
 	q.resource = vocabulary.Resource(scheme + dst.String() + "/")
-	if h.slots.Add(1) > MaxRequests {
-		h.slots.Add(-1)
-		q.deny(http.StatusServiceUnavailable, vocabulary.Reason{Code: CodeBusy, Message: "too many requests of this session are under way; wait for some to end"})
+	h.start.Do(func() { h.limits = h.Limits.filled() })
+	if message, ok := h.counter.enter(dst, h.limits); !ok {
+		q.busy(message)
 		return
 	}
-	defer h.slots.Add(-1)
+	defer h.counter.leave(dst)
+	defer func() {
+		for _, o := range q.held {
+			o.free()
+		}
+	}()
 	q.serve(scheme)
 }
 
@@ -152,11 +186,11 @@ func (q *request) serve(scheme string) {
 		return
 	}
 	var err error
-	if q.c, err = canonicalise(q.r, q.dst, q.secure); err != nil {
+	if q.c, err = canonicaliseFor(q.r, q.dst, q.secure, h.Decider); err != nil {
 		q.refuse(err)
 		return
 	}
-	q.resource = vocabulary.Resource(scheme + authority(q.dst, q.secure) + q.c.rawPath)
+	q.resource = vocabulary.Resource(scheme + authority(q.dst, q.secure) + q.c.shownPath())
 	body, length, err := q.body()
 	if err != nil {
 		q.refuse(err)
@@ -169,15 +203,32 @@ func (q *request) serve(scheme string) {
 	if d.Resource != "" {
 		q.resource = d.Resource
 	}
+	if d.Verdict == vocabulary.Allow && d.Exchange != "" {
+		q.exchange(d)
+		return
+	}
 	if d.Verdict != vocabulary.Allow || d.Permit == nil {
 		q.deny(http.StatusForbidden, d.Reason)
 		return
+	}
+	if d.Filter != nil && body != nil {
+		body = d.Filter(body)
 	}
 	q.forward(d, body, length)
 }
 
 // refuse answers a request without canonical form.
 func (q *request) refuse(err error) {
+	if errors.Is(err, errHeld) {
+		q.busy(err.Error())
+		return
+	}
+	if fe := (*framing.Error)(nil); errors.As(err, &fe) {
+		// It is on record since the framing broke.
+		reason := vocabulary.Reason{Code: CodeBadRequest, Message: err.Error()}
+		Denial{Status: http.StatusBadRequest, Action: q.action, Resource: q.resource, Reason: reason}.Write(q.w, q.r)
+		return
+	}
 	reason := vocabulary.Reason{Code: CodeBadRequest, Message: err.Error(), Remedy: "send the request in the plain form; nothing ambiguous is forwarded"}
 	if r := (*refusal)(nil); errors.As(err, &r) {
 		reason.Code = r.code
@@ -189,17 +240,27 @@ func (q *request) refuse(err error) {
 }
 
 func (q *request) deny(status int, reason vocabulary.Reason) {
-	d := Denial{Status: status, Action: q.action, Resource: q.resource, Reason: reason}
+	q.denyWith(Denial{Status: status, Reason: reason})
+}
+
+// denyWith records a denial and answers with it.
+func (q *request) denyWith(d Denial) {
+	d.Action, d.Resource = q.action, q.resource
+	q.record(d.Reason)
+	d.Write(q.w, q.r)
+}
+
+// record puts a refusal on record.
+func (q *request) record(reason vocabulary.Reason) {
 	if q.h.Denied != nil {
 		q.h.Denied(q.event(vocabulary.Deny, reason, nil))
 	}
-	d.Write(q.w, q.r)
 }
 
 func (q *request) event(v vocabulary.Verdict, reason vocabulary.Reason, more map[string]string) v1.Event {
 	attrs := map[string]string{"method": clip(q.r.Method), "host": q.dst.String(), "proto": q.r.Proto}
 	if q.c != nil {
-		attrs["path"] = q.c.rawPath
+		attrs["path"] = q.c.shownPath()
 	}
 	for k, v := range more {
 		attrs[k] = v
@@ -214,59 +275,10 @@ func authority(dst hostport.HostPort, secure bool) string {
 	return dst.String()
 }
 
-// body returns what is to be forwarded, after buffering what the catalogue has
-// to see.
-func (q *request) body() (io.Reader, int64, error) {
-	if q.r.Body == nil || q.r.Body == http.NoBody || q.r.ContentLength == 0 {
-		return nil, 0, nil
-	}
-	if m := q.r.Method; m == http.MethodGet || m == http.MethodHead {
-		// RFC 9110 section 9.3.1: it has no meaning, and an upstream that does not
-		// read it would take it for the next request.
-		return nil, 0, bad("a %s request has a body", m)
-	}
-	src := &patient{src: q.r.Body, rc: http.NewResponseController(q.w)}
-	need := q.h.Decider.Body(q.c.Request)
-	if need <= 0 {
-		return src, q.r.ContentLength, nil
-	}
-	for _, e := range q.c.header["Content-Encoding"] {
-		if !strings.EqualFold(strings.TrimSpace(e), "identity") {
-			return nil, 0, bad("the body has to be read to decide, and it is encoded (%s)", clip(e))
-		}
-	}
-	if q.r.ContentLength > int64(need) {
-		return nil, 0, bad("the body has to be read to decide, and is longer than %d bytes", need)
-	}
-	data, err := io.ReadAll(io.LimitReader(src, int64(need)+1))
-	if err != nil {
-		return nil, 0, bad("the body did not arrive whole")
-	}
-	if len(data) > need {
-		return nil, 0, bad("the body has to be read to decide, and is longer than %d bytes", need)
-	}
-	q.c.Body = data
-	return bytes.NewReader(data), int64(len(data)), nil
-}
-
-// patient gives each read of a body a time of its own.
-type patient struct {
-	src io.Reader
-	rc  *http.ResponseController
-}
-
-func (p *patient) Read(b []byte) (int, error) {
-	p.rc.SetReadDeadline(time.Now().Add(stall))
-	n, err := p.src.Read(b)
-	if err != nil {
-		p.rc.SetReadDeadline(time.Time{})
-	}
-	return n, err
-}
-
 func (q *request) forward(d capability.Decision, body io.Reader, length int64) {
 	h := q.h
-	ctx := q.r.Context()
+	ctx, end := context.WithCancelCause(q.r.Context())
+	defer end(nil)
 	more := map[string]string{}
 	var use *wire.CredentialUse
 	if d.Swap != nil {
@@ -284,7 +296,11 @@ func (q *request) forward(d capability.Decision, body io.Reader, length int64) {
 	if len(d.Dropped) > 0 {
 		more["dropped"] = strings.Join(d.Dropped, ",")
 	}
-	if err := q.prepare(d); err != nil {
+	body, length, err := q.verifyAWS4(d, body, length)
+	if err == nil {
+		err = q.prepare(d)
+	}
+	if err != nil {
 		q.refuse(err)
 		return
 	}
@@ -301,6 +317,17 @@ func (q *request) forward(d capability.Decision, body io.Reader, length int64) {
 		}
 		defer real.Wipe()
 	}
+	q.quiet = time.AfterFunc(h.limits.Quiet, func() { end(errQuiet) })
+	defer q.quiet.Stop()
+	if q.c.ws != nil {
+		q.upgrade(ctx, d, scrub)
+		return
+	}
+	if body != nil && q.r.ProtoMajor == 1 {
+		// Or the server would read the rest of the body, which is the upstream's,
+		// before an early answer.
+		http.NewResponseController(q.w).EnableFullDuplex()
+	}
 	out, err := q.rebuild(ctx, body, length)
 	if err != nil {
 		q.refuse(err)
@@ -308,14 +335,14 @@ func (q *request) forward(d capability.Decision, body io.Reader, length int64) {
 	}
 	resp, err := h.Upstream.RoundTrip(d.Permit, out)
 	if err != nil {
-		q.failed(err, d, scrub)
+		q.failed(ctx, err, d, scrub)
 		return
 	}
-	q.answer(resp, d, scrub)
+	q.answer(ctx, resp, d, scrub)
 }
 
 func revoked(rule vocabulary.Position) vocabulary.Reason {
-	return vocabulary.Reason{Code: CodeRevoked, Message: "the credentials of this session were revoked", Rule: rule, Remedy: "start a new session"}
+	return vocabulary.Reason{Code: CodeRevoked, Message: errRevoked.Error(), Rule: rule, Remedy: "start a new session"}
 }
 
 // unauthorized answers when the controller did not record or did not give the
@@ -404,6 +431,9 @@ func editQuery(raw, key string, value *string) string {
 // swap puts the real credential where the decision says, and nowhere else, and
 // returns what removes it from the answer.
 func (q *request) swap(s capability.Swap, real secret.Value) (*scrubber, error) {
+	if s.Slot.Scheme == sigv4.Scheme {
+		return q.signAWS4(real)
+	}
 	value := string(real.Reveal())
 	if value == "" || !httpguts.ValidHeaderFieldValue(value) {
 		return nil, fmt.Errorf("the credential %q is empty or has characters that no header can carry", s.Credential)
@@ -415,6 +445,11 @@ func (q *request) swap(s capability.Swap, real secret.Value) (*scrubber, error) 
 		q.c.rawQuery = editQuery(q.c.rawQuery, s.Slot.Query, &value)
 	case s.Slot.Header == "":
 		return nil, errors.New("the decision names no place for the credential")
+	case s.Slot.Prefix != "":
+		if q.c.ws == nil || placeholder == "" || !httpguts.ValidHeaderFieldName(value) {
+			return nil, fmt.Errorf("the credential %q cannot stand in the name of a subprotocol", s.Credential)
+		}
+		q.wsPlaceholder, q.wsReal = s.Slot.Prefix+placeholder, s.Slot.Prefix+value
 	case strings.EqualFold(s.Slot.Scheme, "Basic"):
 		user, pass, err := basic(q.c.header.Get(s.Slot.Header))
 		if err != nil {
@@ -438,8 +473,9 @@ func (q *request) swap(s capability.Swap, real secret.Value) (*scrubber, error) 
 	default:
 		q.c.header.Set(s.Slot.Header, value)
 	}
-	for _, name := range []string{"Range", "If-Range"} {
-		q.c.header.Del(name)
+	if !searchable(q.c.header["Range"]) {
+		delete(q.c.header, "Range")
+		delete(q.c.header, "If-Range")
 	}
 	q.c.header.Set("Accept-Encoding", "identity")
 	return newScrubber(secrets...), nil
@@ -463,20 +499,21 @@ func basic(header string) (user, pass string, err error) {
 
 // rebuild makes the request that is sent, from the canonical form alone.
 func (q *request) rebuild(ctx context.Context, body io.Reader, length int64) (*http.Request, error) {
-	u := &url.URL{Scheme: q.c.Scheme, Host: q.dst.String(), Path: q.c.Path, RawPath: q.c.rawPath, RawQuery: q.c.rawQuery}
+	path := strings.ReplaceAll(q.c.Path, "%2F", "/") // as it decodes; only RawPath goes out
+	u := &url.URL{Scheme: q.c.Scheme, Host: q.dst.String(), Path: path, RawPath: q.c.rawPath, RawQuery: q.c.rawQuery}
 	if u.EscapedPath() != q.c.rawPath {
 		return nil, bad("the path would be written in another way than it was judged")
 	}
 	out := (&http.Request{
-		Method: q.c.Method, URL: u, Host: authority(q.dst, q.secure), Header: q.c.header,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Method: q.r.Method, URL: u, Host: authority(q.dst, q.secure), Header: q.c.header,
+		Proto: q.r.Proto, ProtoMajor: q.r.ProtoMajor, ProtoMinor: q.r.ProtoMinor,
 	}).WithContext(ctx)
 	if _, ok := out.Header["User-Agent"]; !ok {
 		out.Header["User-Agent"] = []string{""} // or the library would add its own
 	}
 	if body != nil {
-		out.Body, out.ContentLength = io.NopCloser(body), length
-		if data := q.c.Body; data != nil {
+		out.Body, out.ContentLength = &sending{body, q}, length
+		if data := q.c.Body; q.whole {
 			out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
 		}
 	}
@@ -484,7 +521,12 @@ func (q *request) rebuild(ctx context.Context, body io.Reader, length int64) (*h
 }
 
 // failed answers when there is no answer from the upstream.
-func (q *request) failed(err error, d capability.Decision, scrub *scrubber) {
+func (q *request) failed(ctx context.Context, err error, d capability.Decision, scrub *scrubber) {
+	// An error of reading ends the context too, so this comes first.
+	if end := q.bodyEnd.Load(); end != nil && q.blame(*end) {
+		q.refuse(q.unread(*end))
+		return
+	}
 	if q.r.Context().Err() != nil {
 		panic(http.ErrAbortHandler) // the client went away
 	}
@@ -493,10 +535,20 @@ func (q *request) failed(err error, d capability.Decision, scrub *scrubber) {
 		scrub.bytes(message)
 	}
 	reason := vocabulary.Reason{Code: CodeUpstream, Message: "the upstream did not answer: " + string(message), Rule: d.Reason.Rule}
-	status := http.StatusBadGateway
-	switch {
+	status, late := http.StatusBadGateway, (*capability.Refusal)(nil)
+	switch cause := context.Cause(ctx); {
 	case q.h.revoked.Load() && d.Swap != nil:
 		status, reason = http.StatusForbidden, revoked(d.Reason.Rule)
+	case len(q.r.Header["Grpc-Timeout"]) > 0 && strings.Contains(err.Error(), "; CANCEL;"):
+		status, reason.Message = http.StatusGatewayTimeout, "the upstream gave the call up" // its deadline is the client's too
+	case cause == errQuiet:
+		status, reason.Message = http.StatusGatewayTimeout, fmt.Sprintf("the upstream did not answer within %v", q.h.limits.Quiet)
+	case errors.As(err, &late):
+		status, reason = http.StatusForbidden, late.Reason
+	case errors.Is(err, catalog.ErrBadBody):
+		status, reason.Code, reason.Message = http.StatusForbidden, CodeBadRequest, err.Error()
+	case errors.Is(err, errTooLong):
+		status, reason.Code, reason.Message = http.StatusRequestEntityTooLarge, CodeBadRequest, err.Error()
 	case errors.Is(err, dial.ErrAddress):
 		status, reason.Code, reason.Message = http.StatusForbidden, CodeAddress, string(message)
 		reason.Remedy = "the operator's policy can say where the name really lives: upstreams: {" + q.dst.Host.String() + ": {connect: ip:port}}"

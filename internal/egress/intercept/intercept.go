@@ -27,13 +27,17 @@ import (
 	"time"
 
 	"github.com/bulkhead-dev/bulkhead/internal/egress/framing"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/gather"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/httpauthz"
 	"github.com/bulkhead-dev/bulkhead/internal/hostport"
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
 const (
 	helloTimeout  = 10 * time.Second
 	headerTimeout = 10 * time.Second
 	idleTimeout   = 90 * time.Second
+	lingerTimeout = 300 * time.Millisecond
 	maxHeader     = 64 << 10
 	maxStreams    = 100
 )
@@ -85,11 +89,15 @@ func (s *Server) Close() {
 type boundKey struct{}
 
 func bind(ctx context.Context, c net.Conn) context.Context {
+	ctx = framing.Context(ctx, c)
 	if fc, ok := c.(*framing.Conn); ok {
 		c = fc.Conn
 	}
-	if tc, ok := c.(*tls.Conn); ok {
-		c = tc.NetConn()
+	if tc, ok := c.(interface{ NetConn() net.Conn }); ok {
+		c = tc.NetConn() // of TLS
+	}
+	if t, ok := c.(*gather.Transport); ok {
+		c = t.NetConn()
 	}
 	f, _ := c.(*flow)
 	return context.WithValue(ctx, boundKey{}, f)
@@ -100,7 +108,24 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	if f == nil {
 		panic(http.ErrAbortHandler)
 	}
+	if message, refused := framing.Refusal(r); refused {
+		s.refused(f.dst, httpauthz.CodeBadRequest, message)
+		denial(f.dst, f.secure, httpauthz.CodeBadRequest, message).Write(w, r)
+		return
+	}
 	s.handler(w, r, f.dst, f.secure)
+}
+
+// denial words a refusal that comes before there is a request.
+func denial(dst hostport.HostPort, secure bool, code, message string) httpauthz.Denial {
+	scheme := "http://"
+	if secure {
+		scheme = "https://"
+	}
+	return httpauthz.Denial{
+		Status: http.StatusBadRequest, Action: "tcp.connect", Resource: vocabulary.Resource(scheme + dst.String() + "/"),
+		Reason: vocabulary.Reason{Code: code, Message: message},
+	}
 }
 
 // Serve takes over a connection bound to dst and returns when it has ended.
@@ -119,6 +144,9 @@ func (s *Server) Serve(conn net.Conn, dst hostport.HostPort, secure bool) {
 	}
 	f.SetDeadline(time.Time{})
 	if tc, ok := out.(*tls.Conn); !ok || tc.ConnectionState().NegotiatedProtocol != "h2" {
+		if ok {
+			out = gather.Over(tc, tc.NetConn().(*gather.Transport))
+		}
 		out = framing.New(out, func(message string) { s.refused(dst, "bad-request", message) })
 	}
 	select {
@@ -139,7 +167,11 @@ func (s *Server) handshake(f *flow) (*tls.Conn, string, error) {
 	f.prefix = hello[:n]
 	if !startsTLS(f.prefix) || err != nil {
 		if err == nil && looksLikeHTTP(f.prefix) {
-			io.WriteString(f.Conn, "HTTP/1.1 400 Bad Request\r\nBulkhead-Denied: protocol-refused\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nbulkhead: this port is granted for https only; the request was plain http\n")
+			text := denial(f.dst, false, "protocol-refused", "this port is granted for https only, and the request was plain http").Text()
+			fmt.Fprintf(f.Conn, "HTTP/1.1 400 Bad Request\r\n%s: protocol-refused\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", httpauthz.DeniedHeader, len(text), text)
+			// What is still unread would turn the end into a reset.
+			f.Conn.SetReadDeadline(time.Now().Add(lingerTimeout))
+			io.CopyN(io.Discard, f.Conn, maxHeader)
 		}
 		if err != nil {
 			return nil, "protocol-refused", fmt.Errorf("no TLS handshake came within %v", helloTimeout)
@@ -151,7 +183,8 @@ func (s *Server) handshake(f *flow) (*tls.Conn, string, error) {
 		return nil, "protocol-refused", err
 	}
 	mismatch := ""
-	tc := tls.Server(f, &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	under := gather.Under(f)
+	tc := tls.Server(under, &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		h, err := hostport.ParseHost(hello.ServerName)
 		if err != nil || h != f.dst.Host {
 			mismatch = fmt.Sprintf("the connection was opened for %s and asks for %q by SNI", f.dst.Host, hello.ServerName)
@@ -202,6 +235,20 @@ func (f *flow) Read(b []byte) (int, error) {
 		return n, nil
 	}
 	return f.Conn.Read(b)
+}
+
+// Abort resets the connection, where it can.
+func (f *flow) Abort() { framing.Reset(f.Conn) }
+
+// ReadNow implements gather.Waitless.
+func (f *flow) ReadNow(b []byte) (int, error) {
+	if len(f.prefix) > 0 {
+		return f.Read(b)
+	}
+	if now := gather.Now(f.Conn); now != nil {
+		return now(b)
+	}
+	return 0, gather.ErrWait
 }
 
 func (f *flow) Close() error {

@@ -9,7 +9,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/link/fdbased"
 	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
@@ -17,6 +16,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/bulkhead-dev/bulkhead/internal/egress/gather"
 )
 
 const nic = tcpip.NICID(1)
@@ -27,7 +28,7 @@ const linkAddress = tcpip.LinkAddress("\x02\x62\x75\x6c\x6b\x01")
 // Stack is a running stack.
 type Stack struct {
 	stack   *stack.Stack
-	link    *os.File
+	link    *tap
 	handler Handler
 	flows   chan struct{}
 	dns     []*gonet.UDPConn
@@ -36,7 +37,7 @@ type Stack struct {
 // New starts a stack on the TAP descriptor link, which it owns from now on.
 func New(link *os.File, cfg Config, h Handler) (*Stack, error) {
 	s := &Stack{
-		link: link, handler: h, flows: make(chan struct{}, cfg.MaxFlows),
+		handler: h, flows: make(chan struct{}, cfg.MaxFlows),
 		stack: stack.New(stack.Options{
 			NetworkProtocols: []stack.NetworkProtocolFactory{
 				ipv4.NewProtocol, arp.NewProtocol,
@@ -47,21 +48,20 @@ func New(link *os.File, cfg Config, h Handler) (*Stack, error) {
 			TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol},
 		}),
 	}
-	if err := s.start(cfg); err != nil {
+	if err := s.start(link, cfg); err != nil {
+		link.Close()
 		s.Close()
 		return nil, fmt.Errorf("netstack: %w", err)
 	}
 	return s, nil
 }
 
-func (s *Stack) start(cfg Config) error {
-	ep, err := fdbased.New(&fdbased.Options{
-		FDs: []int{int(s.link.Fd())}, MTU: cfg.MTU, EthernetHeader: true, Address: linkAddress,
-		ProcessorsPerChannel: 1,
-	})
+func (s *Stack) start(link *os.File, cfg Config) error {
+	ep, err := newTAP(link, cfg.MTU, linkAddress)
 	if err != nil {
 		return err
 	}
+	s.link = ep
 	if terr := s.options(); terr != nil {
 		return fmt.Errorf("options: %v", terr)
 	}
@@ -146,9 +146,26 @@ func (s *Stack) connection(r *tcp.ForwarderRequest) {
 	}
 	r.Complete(false)
 	ep.SocketOptions().SetKeepAlive(true)
-	conn := gonet.NewTCPConn(&wq, ep)
+	conn := stream{gonet.NewTCPConn(&wq, ep), ep}
 	defer conn.Close()
 	serve(conn)
+}
+
+// stream is a connection of the sandbox.
+type stream struct {
+	*gonet.TCPConn
+	ep tcpip.Endpoint
+}
+
+// ReadNow implements gather.Waitless.
+func (s stream) ReadNow(p []byte) (int, error) {
+	w := tcpip.SliceWriter(p)
+	got, terr := s.ep.Read(&w, tcpip.ReadOptions{})
+	if terr != nil {
+		return 0, gather.ErrWait // also at the end: the next Read will tell
+	}
+	s.ep.ModerateRecvBuf(got.Count)
+	return got.Count, nil
 }
 
 // datagram sees what no endpoint takes; false makes it "port unreachable".
@@ -186,7 +203,12 @@ func (s *Stack) Close() {
 		c.Close()
 	}
 	s.stack.Close()
-	s.link.Close()
+	if s.link != nil {
+		s.link.Close()
+	}
 }
 
-var _ net.Conn = (*gonet.TCPConn)(nil)
+var (
+	_ net.Conn        = stream{}
+	_ gather.Waitless = stream{}
+)

@@ -62,9 +62,22 @@ func Serve(l net.Listener, maxFlows int, gate Gate) error {
 		Protocols:                    protocols,
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     log.New(io.Discard, "", 0),
+		ConnContext:                  framing.Context,
 	}
 	go hs.Serve(s)
 	defer hs.Close()
+	return accept(l, maxFlows, s.connection, func() {
+		gate.Malformed("", "flow-limit", fmt.Sprintf("more than %d connections at a time", maxFlows))
+	})
+}
+
+// Forward serves a listener whose connections have one destination: a port of
+// the host. It accepts until the listener is closed; serve closes what it gets.
+func Forward(l net.Listener, maxFlows int, serve func(net.Conn), full func()) error {
+	return accept(l, maxFlows, serve, full)
+}
+
+func accept(l net.Listener, maxFlows int, serve func(net.Conn), full func()) error {
 	slots := make(chan struct{}, maxFlows)
 	for {
 		c, err := l.Accept()
@@ -81,13 +94,13 @@ func Serve(l net.Listener, maxFlows int, gate Gate) error {
 		select {
 		case slots <- struct{}{}:
 		default:
-			gate.Malformed("", "flow-limit", fmt.Sprintf("more than %d connections at a time", maxFlows))
+			full()
 			c.Close()
 			continue
 		}
 		go func() {
 			defer func() { <-slots }()
-			s.connection(c)
+			serve(c)
 		}()
 	}
 }
@@ -126,6 +139,10 @@ func (s *server) connection(c net.Conn) {
 
 // ServeHTTP serves one request to the proxy.
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if message, refused := framing.Refusal(r); refused {
+		s.gate.Deny(w, r, "", s.gate.Malformed("", "bad-request", message))
+		return
+	}
 	if r.Method == http.MethodConnect {
 		s.connect(w, r)
 		return
@@ -239,6 +256,9 @@ func (f *flow) CloseWrite() error {
 	}
 	return f.Conn.Close()
 }
+
+// Abort resets the connection, where it can.
+func (f *flow) Abort() { framing.Reset(f.Conn) }
 
 func (f *flow) Close() error {
 	err := f.Conn.Close()

@@ -29,18 +29,6 @@ type CredentialUse struct {
 	Resource vocabulary.Resource `json:"resource"`
 }
 
-// AuthorizeRequest records an event and, only after it is recorded, asks for
-// the credential that the recorded act needs: one round trip, in this order.
-type AuthorizeRequest struct {
-	Event      v1.Event       `json:"event"`
-	Credential *CredentialUse `json:"credential,omitempty"`
-}
-
-// AuthorizeReply carries the real credential, if one was asked for.
-type AuthorizeReply struct {
-	Secret []byte `json:"secret,omitempty"`
-}
-
 // Codes of a RemoteError that answers Authorize.
 const (
 	CodeNoRecord     = "no-record"
@@ -54,62 +42,25 @@ type RootsReply struct {
 
 // ServeController is the controller's handler.
 func ServeController(ctrl Controller, roots []byte) Handler {
-	return func(_ context.Context, kind string, body json.RawMessage, _ *os.File) (any, error) {
+	return func(ctx context.Context, kind string, body json.RawMessage, _ *os.File) (any, error) {
 		if kind == Roots {
 			return RootsReply{roots}, nil
 		}
-		if kind != Authorize {
-			return nil, fmt.Errorf("%w: a gateway does not ask for %q", ErrProtocol, clean(kind, 32))
+		if answer, handled, err := serveSign(ctx, ctrl, kind, body); handled {
+			return answer, err
 		}
-		var req AuthorizeRequest
-		if err := json.Unmarshal(body, &req); err != nil {
-			return nil, &RemoteError{CodeNoRecord, "unreadable event"}
+		if answer, handled, err := serveExchange(ctx, ctrl, kind, body); handled {
+			return answer, err
 		}
-		if err := ctrl.Record(Clean(req.Event)); err != nil {
-			return nil, &RemoteError{CodeNoRecord, err.Error()}
-		}
-		if req.Credential == nil {
-			return AuthorizeReply{}, nil
-		}
-		use := *req.Credential
-		v, err := ctrl.Credential(clean(use.Name, 128), vocabulary.Action(clean(string(use.Action), 128)), vocabulary.Resource(clean(string(use.Resource), maxField)))
-		if err != nil {
-			return nil, &RemoteError{CodeNoCredential, err.Error()}
-		}
-		return AuthorizeReply{Secret: v.Reveal()}, nil
+		return nil, fmt.Errorf("%w: a gateway does not ask for %q", ErrProtocol, clean(kind, 32))
 	}
 }
-
-// Client is the gateway's view of its controller.
-type Client struct{ Conn *Conn }
 
 // Roots fetches the host's roots.
 func (c Client) Roots(ctx context.Context) ([]byte, error) {
 	var reply RootsReply
 	err := c.Conn.Call(ctx, Roots, struct{}{}, &reply, nil)
 	return reply.PEM, err
-}
-
-// Record implements event.Recorder.
-func (c Client) Record(e v1.Event) error {
-	return c.Conn.Call(context.Background(), Authorize, AuthorizeRequest{Event: e}, nil, nil)
-}
-
-// Authorize records e and returns the credential; use may be nil.
-func (c Client) Authorize(ctx context.Context, e v1.Event, use *CredentialUse) (secret.Value, error) {
-	var reply AuthorizeReply
-	if err := c.Conn.Call(ctx, Authorize, AuthorizeRequest{e, use}, &reply, nil); err != nil {
-		return secret.Value{}, err
-	}
-	if use == nil {
-		return secret.Value{}, nil
-	}
-	v := secret.New(reply.Secret)
-	clear(reply.Secret)
-	if v.Empty() {
-		return v, &RemoteError{CodeNoCredential, "the credential is empty"}
-	}
-	return v, nil
 }
 
 // HasCode reports whether err is the other side's answer with this code.

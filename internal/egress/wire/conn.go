@@ -37,6 +37,7 @@ type Conn struct {
 	limits  Limits
 	handler Handler
 	slots   chan struct{}
+	records *records // nil: none travel
 
 	writing sync.Mutex
 
@@ -44,6 +45,7 @@ type Conn struct {
 	last    uint64
 	pending map[uint64]chan frame
 	dead    error
+	why     error // the first reason, nil for a clean end
 }
 
 // NewConn wraps a stream; requests are handled once Serve runs. Descriptors
@@ -68,11 +70,20 @@ func NewConn(rw io.ReadWriteCloser, limits Limits, handler Handler) *Conn {
 func (c *Conn) Serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	err := c.read(ctx)
-	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrClosed) {
-		err = nil
+	if c.records != nil {
+		go func() { c.end(cleanEnd(c.records.read(ctx))) }()
 	}
-	c.end(err)
+	c.end(cleanEnd(c.read(ctx)))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.why
+}
+
+// cleanEnd is nil for an end that is nobody's fault.
+func cleanEnd(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrClosed) {
+		return nil
+	}
 	return err
 }
 
@@ -197,11 +208,15 @@ func (c *Conn) write(f frame, file *os.File) error {
 
 // end wakes everyone who waits. The first reason stays.
 func (c *Conn) end(err error) {
-	c.rw.Close()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.dead != nil {
 		return
+	}
+	c.why = err
+	c.rw.Close()
+	if c.records != nil {
+		c.records.end()
 	}
 	if c.dead = ErrClosed; err != nil {
 		c.dead = fmt.Errorf("%w: %w", ErrClosed, err)

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -70,9 +71,22 @@ func pair(t testing.TB) (a, b *net.UnixConn) {
 	return out[0], out[1]
 }
 
+func pipe(t testing.TB) [2]*os.File {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close(); w.Close() })
+	return [2]*os.File{r, w}
+}
+
 func ends(t testing.TB, ctrl Controller, gateway Handler) (controllerEnd, gatewayEnd *Conn) {
 	a, b := pair(t)
 	controllerEnd, gatewayEnd = NewConn(a, ControllerLimits, ServeController(ctrl, nil)), NewConn(b, GatewayLimits, gateway)
+	forth, back := pipe(t), pipe(t)
+	controllerEnd.TakeRecords(Pipes{forth[0], back[1]}, ctrl)
+	gatewayEnd.SendRecords(Pipes{back[0], forth[1]})
 	go controllerEnd.Serve(context.Background())
 	go gatewayEnd.Serve(context.Background())
 	return controllerEnd, gatewayEnd
@@ -96,6 +110,9 @@ func TestAuthorize(t *testing.T) {
 	asked := ctrl.asked
 	if _, err := client.Authorize(context.Background(), v1.Event{}, &CredentialUse{Name: "key"}); !HasCode(err, CodeNoRecord) || ctrl.asked != asked {
 		t.Errorf("no record: %v, %d credentials given", err, ctrl.asked-asked)
+	}
+	if err := client.Record(v1.Event{}); !HasCode(err, CodeNoRecord) {
+		t.Errorf("no record, and no credential needed: %v", err)
 	}
 }
 
@@ -168,6 +185,35 @@ func TestControllerEndsWhatIsNoProtocol(t *testing.T) {
 			}
 		case <-time.After(2 * time.Second):
 			t.Errorf("%s: the connection stays", name)
+		}
+	}
+}
+
+// Nor can it with what it records, whichever end it plays.
+func TestRecordsEndWithWhatIsNone(t *testing.T) {
+	good := appendRecord(nil, 7, v1.Event{}, nil)
+	for name, attack := range map[string]string{
+		"torn": "\x07\x05abc", "and more": string(good) + "x", "no id": string(appendRecord(nil, 0, v1.Event{}, nil)),
+		"endless attributes": string(good[:len(good)-2]) + "\xff\xff\xff\xff\x0f\x00", "a verdict of its own": strings.Replace(string(good), string(good[8:9]), "\x09", 1),
+		"no length": "\x07\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "huge": strings.Repeat("x", MaxToController+1),
+	} {
+		for _, ctrl := range []Controller{&controller{}, nil} {
+			a, b := pair(t)
+			forth, back := pipe(t), pipe(t)
+			c := NewConn(a, ControllerLimits, nil)
+			c.records = newRecords(Pipes{forth[0], back[1]}, ctrl)
+			done := make(chan error, 1)
+			go func() { done <- c.Serve(context.Background()) }()
+			go send(forth[1], attack)
+			select {
+			case err := <-done:
+				if !errors.Is(err, ErrProtocol) {
+					t.Errorf("%s: %v", name, err)
+				}
+			case <-time.After(2 * time.Second):
+				t.Errorf("%s: the connection stays", name)
+			}
+			b.Close()
 		}
 	}
 }
@@ -245,6 +291,71 @@ func FuzzController(f *testing.F) {
 			}
 		}
 	})
+}
+
+func FuzzRecords(f *testing.F) {
+	for _, use := range []*CredentialUse{nil, {Name: "key", Action: "a", Resource: "r"}} {
+		r := appendRecord(make([]byte, 4), 1, v1.Event{Actor: "x", Action: "a", Resource: "r", Verdict: vocabulary.Allow, Attrs: map[string]string{"k": "v"}}, use)
+		binary.BigEndian.PutUint32(r, uint32(len(r)-4))
+		f.Add(append(r, r...))
+	}
+	f.Add(appendReceipt(nil, 1, receipt{"code", "message", []byte("s")}))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		ctrl := &controller{}
+		out := &stream{}
+		r := newRecords(Pipes{&stream{in: bytes.NewReader(in)}, out}, ctrl)
+		r.read(context.Background())
+		ctrl.mu.Lock()
+		defer ctrl.mu.Unlock()
+		for _, e := range ctrl.events {
+			if e.Actor != "gateway" && e.Actor != "sandbox" || len(e.Attrs) > maxAttrs || e.Verdict > vocabulary.Allow {
+				t.Fatalf("%+v", e)
+			}
+		}
+		// The other end trusts its controller, but does not fall over it.
+		newRecords(Pipes{&stream{in: bytes.NewReader(in)}, out}, nil).read(context.Background())
+	})
+}
+
+// What is recorded is what was sent, whatever it holds.
+func TestRecordTravels(t *testing.T) {
+	want := v1.Event{
+		Actor: "sandbox", Action: "http.request", Resource: "https://x/", Verdict: vocabulary.Ask,
+		Reason: vocabulary.Reason{Code: "granted", Message: "m", Remedy: "do", Rule: vocabulary.Position{File: "p.yaml", Line: 300, Column: 7}},
+		Attrs:  map[string]string{"method": "GET", "empty": "", strings.Repeat("k", 60): strings.Repeat("v", 500)},
+	}
+	use := &CredentialUse{Name: "key", Action: "a", Resource: "r"}
+	id, got, gotUse, err := parseRecord(appendRecord(nil, 1<<40, want, use))
+	if err != nil || id != 1<<40 || !reflect.DeepEqual(got, want) || !reflect.DeepEqual(gotUse, use) {
+		t.Errorf("%d %+v %+v %v", id, got, gotUse, err)
+	}
+}
+
+// Receipts that were written together are told apart, and a credential that
+// takes its time delays no record.
+func TestRecordsAreAnsweredEach(t *testing.T) {
+	ctrl := &controller{}
+	_, g := ends(t, ctrl, nil)
+	client := Client{g}
+	var wg sync.WaitGroup
+	for i := range 200 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			var use *CredentialUse
+			if i%2 == 0 {
+				use = &CredentialUse{Name: "key"}
+			}
+			v, err := client.Authorize(context.Background(), v1.Event{Attrs: map[string]string{"i": "x"}}, use)
+			if err != nil || v.Empty() == (use != nil) {
+				t.Errorf("%d: %v, %v", i, err, v.Empty())
+			}
+		}()
+	}
+	wg.Wait()
+	if len(ctrl.events) != 200 {
+		t.Errorf("%d events", len(ctrl.events))
+	}
 }
 
 func FuzzGateway(f *testing.F) {

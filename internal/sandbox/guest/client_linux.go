@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"sync"
 	"syscall"
@@ -28,14 +29,16 @@ type Client struct {
 	x        exchange
 	next     uint32
 	procs    map[uint32]*Process
+	dials    map[uint32]chan dialed
 	listener *os.File
+	ports    []sandbox.Listener
 	err      error
 }
 
 // NewClient starts the conversation on a connection, which it takes over.
 func NewClient(conn *frame.Conn, s Setup) *Client {
-	c := &Client{conn: conn, ready: make(chan struct{}), done: make(chan struct{}), procs: map[uint32]*Process{},
-		x: exchange{relay: s.RelayPort != 0, commands: map[uint32]*commandState{}}}
+	c := &Client{conn: conn, ready: make(chan struct{}), done: make(chan struct{}), procs: map[uint32]*Process{}, dials: map[uint32]chan dialed{},
+		x: exchange{relay: s.RelayPort != 0, ports: len(s.Ports), commands: map[uint32]*commandState{}, dials: map[uint32]bool{}}}
 	go c.receive(s)
 	return c
 }
@@ -51,6 +54,14 @@ func (c *Client) Ready(ctx context.Context) (*os.File, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// Ports returns the listeners that Setup.Ports asked for, after Ready. The
+// caller owns them.
+func (c *Client) Ports() []sandbox.Listener {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ports
 }
 
 // Done is closed when the conversation has ended.
@@ -73,10 +84,10 @@ func (c *Client) receive(s Setup) {
 	for err == nil {
 		var r report
 		var files []*os.File
-		if files, err = c.conn.Receive(&r, maxReport, 1); err != nil {
+		if files, err = c.conn.Receive(&r, maxReport, max(1, 1+2*len(s.Ports))); err != nil {
 			break
 		}
-		if err = c.take(r, files, s.RelayPort); err != nil {
+		if err = c.take(r, files, s); err != nil {
 			for _, f := range files {
 				f.Close()
 			}
@@ -89,13 +100,17 @@ func (c *Client) receive(s Setup) {
 		p.end(0, sandbox.ErrGone)
 	}
 	c.procs = nil
+	for _, d := range c.dials {
+		close(d)
+	}
+	c.dials = nil
 	c.mu.Unlock()
 	close(c.done)
 	<-sent
 }
 
 // take acts on one report. On an error the descriptors are still the caller's.
-func (c *Client) take(r report, files []*os.File, relayPort int) error {
+func (c *Client) take(r report, files []*os.File, s Setup) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.x.judge(r, len(files)); err != nil {
@@ -104,11 +119,8 @@ func (c *Client) take(r report, files []*os.File, relayPort int) error {
 	p := c.procs[r.ID]
 	switch r.Kind {
 	case kindReady:
-		if len(files) > 0 {
-			if err := checkListener(files[0], relayPort); err != nil {
-				return fmt.Errorf("the sandbox broke the protocol: %w", err)
-			}
-			c.listener = files[0]
+		if err := c.listeners(files, s); err != nil {
+			return fmt.Errorf("the sandbox broke the protocol: %w", err)
 		}
 		close(c.ready)
 	case kindFailed:
@@ -135,6 +147,8 @@ func (c *Client) take(r report, files []*os.File, relayPort int) error {
 	case kindExited:
 		delete(c.procs, r.ID)
 		p.end(r.Code, nil)
+	case kindDialed, kindClosed:
+		return c.takeDial(r, files)
 	}
 	return nil
 }
@@ -299,21 +313,17 @@ func checkTerminal(f *os.File) (t *os.File, err error) {
 	return t, err
 }
 
-// checkListener accepts a listening TCP socket at the relay's address only.
-func checkListener(f *os.File, port int) error {
+// checkListener accepts a listening TCP socket at this address only.
+func checkListener(f *os.File, at netip.AddrPort) error {
 	return control(f, func(fd int) error {
-		bad := errors.New("the relay's listener is not one")
-		if domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil || domain != unix.AF_INET {
-			return bad
-		}
+		bad := fmt.Errorf("the listener for %v is not one", at)
 		if proto, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL); err != nil || proto != unix.IPPROTO_TCP {
 			return bad
 		}
 		if on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || on != 1 {
 			return bad
 		}
-		sa, err := unix.Getsockname(fd)
-		if in, ok := sa.(*unix.SockaddrInet4); err != nil || !ok || in.Port != port || in.Addr != [4]byte{127, 0, 0, 1} {
+		if sa, err := unix.Getsockname(fd); err != nil || addrPort(sa) != at {
 			return bad
 		}
 		return nil

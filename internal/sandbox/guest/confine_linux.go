@@ -229,23 +229,3 @@ func closeOthers(keep ...int) error {
 	}
 	return nil
 }
-
-func listenRelay(port int) (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("relay listener: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "relay listener")
-	err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
-	if err == nil {
-		err = unix.Bind(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}})
-	}
-	if err == nil {
-		err = unix.Listen(fd, 4096)
-	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("relay listener on 127.0.0.1:%d: %w", port, err)
-	}
-	return f, nil
-}

@@ -47,6 +47,9 @@ type Setup struct {
 	Writable Paths `json:"writable,omitempty"`
 	// RelayPort asks for a listener on 127.0.0.1, sent with the ready report.
 	RelayPort int `json:"relay_port,omitempty"`
+	// Ports asks for listeners on the sandbox's loopback that stand for ports of
+	// the host; they are sent with the ready report, see report.V6.
+	Ports []int `json:"ports,omitempty"`
 	// Where no cgroup enforces the limits. 0: no limit.
 	DataLimit uint64 `json:"data_limit,omitempty"` // RLIMIT_DATA, bytes
 	TaskLimit uint64 `json:"task_limit,omitempty"` // RLIMIT_NPROC, processes and threads
@@ -84,6 +87,13 @@ type request struct {
 	Setup  *Setup         `json:"setup,omitempty"`
 	Start  *start         `json:"start,omitempty"`
 	Signal *signalRequest `json:"signal,omitempty"`
+	Dial   *dialRequest   `json:"dial,omitempty"`
+}
+
+// dialRequest asks for a connection to a port of the sandbox's own loopback.
+type dialRequest struct {
+	ID   uint32 `json:"id"`
+	Port int    `json:"port"`
 }
 
 // start has byte strings, because arguments need not be UTF-8.
@@ -106,12 +116,14 @@ type signalRequest struct {
 
 // The kinds of reports.
 const (
-	kindReady   = "ready"   // confined; the relay's listener comes along
+	kindReady   = "ready"   // confined; the listeners come along
 	kindFailed  = "failed"  // could not confine itself; Error says why
 	kindStarted = "started" // the terminal's controlling end comes along
 	kindRefused = "refused" // the command could not be started
 	kindStopped = "stopped"
 	kindExited  = "exited" // Code is 128+n for a signal
+	kindDialed  = "dialed" // the connection comes along
+	kindClosed  = "closed" // nothing listens on the port; Error says why
 )
 
 // report is what the supervisor sends.
@@ -121,6 +133,9 @@ type report struct {
 	Code     int    `json:"code,omitempty"`
 	NotFound bool   `json:"not_found,omitempty"`
 	Error    string `json:"error,omitempty"`
+	// V6, with ready: after the relay's listener and those on 127.0.0.1 come the
+	// same ports on ::1. A sandbox without IPv6 has none.
+	V6 bool `json:"v6,omitempty"`
 }
 
 // clean makes a text from the sandbox fit for a terminal and a log.
@@ -158,8 +173,10 @@ func (s *start) validate() error {
 // the supervisor says about them. It does no input or output.
 type exchange struct {
 	relay    bool // a listener comes with ready
+	ports    int  // and so many more
 	ready    bool
 	commands map[uint32]*commandState
+	dials    map[uint32]bool
 }
 
 type commandState struct {
@@ -178,6 +195,10 @@ func (x *exchange) judge(r report, files int) error {
 		}
 		if x.relay {
 			want = 1
+		}
+		want += x.ports
+		if r.V6 {
+			want += x.ports
 		}
 		x.ready = true
 	case kindFailed:
@@ -207,6 +228,14 @@ func (x *exchange) judge(r report, files int) error {
 				return fmt.Errorf("exit code %d", r.Code)
 			}
 			delete(x.commands, r.ID)
+		}
+	case kindDialed, kindClosed:
+		if !x.dials[r.ID] {
+			return fmt.Errorf("%s for a connection that nobody asked for", r.Kind)
+		}
+		delete(x.dials, r.ID)
+		if r.Kind == kindDialed {
+			want = 1
 		}
 	default:
 		return fmt.Errorf("unknown report")

@@ -35,21 +35,28 @@ func TestHostileSupervisor(t *testing.T) {
 	ready := report{Kind: kindReady}
 	for name, c := range map[string]struct {
 		relay int
+		ports []int
 		say   []report
 		file  *os.File // with the last
 	}{
-		"ready twice":                {say: []report{ready, ready}},
-		"ready with a file":          {say: []report{ready}, file: file},
-		"a file for a listener":      {relay: 3128, say: []report{ready}, file: file},
-		"another listener":           {relay: 3128, say: []report{ready}, file: listener},
-		"no listener":                {relay: 3128, say: []report{ready}},
-		"failed":                     {say: []report{{Kind: kindFailed, Error: "\x1b]0;evil\x07"}}},
-		"failed after ready":         {say: []report{ready, {Kind: kindFailed}}},
-		"exit of nobody":             {say: []report{ready, {Kind: kindExited, ID: 7}}},
-		"start of nobody":            {say: []report{ready, {Kind: kindStarted, ID: 1}}},
-		"unknown":                    {say: []report{ready, {Kind: "exec"}}},
-		"file for a started command": {say: []report{ready, {Kind: kindStarted, ID: 1}}, file: file},
-		"exit code 256":              {say: []report{ready, {Kind: kindExited, ID: 1, Code: 256}}},
+		"ready twice":                 {say: []report{ready, ready}},
+		"ready with a file":           {say: []report{ready}, file: file},
+		"a file for a listener":       {relay: 3128, say: []report{ready}, file: file},
+		"another listener":            {relay: 3128, say: []report{ready}, file: listener},
+		"no listener":                 {relay: 3128, say: []report{ready}},
+		"no port":                     {ports: []int{8080}, say: []report{ready}},
+		"a file for a port":           {ports: []int{8080}, say: []report{ready}, file: file},
+		"another port":                {ports: []int{8080}, say: []report{ready}, file: listener},
+		"a port in the relay's place": {relay: 3128, ports: []int{8080}, say: []report{ready}, file: listener},
+		"dialed unasked":              {say: []report{ready, {Kind: kindDialed, ID: 1}}, file: listener},
+		"closed unasked":              {say: []report{ready, {Kind: kindClosed, ID: 1}}},
+		"failed":                      {say: []report{{Kind: kindFailed, Error: "\x1b]0;evil\x07"}}},
+		"failed after ready":          {say: []report{ready, {Kind: kindFailed}}},
+		"exit of nobody":              {say: []report{ready, {Kind: kindExited, ID: 7}}},
+		"start of nobody":             {say: []report{ready, {Kind: kindStarted, ID: 1}}},
+		"unknown":                     {say: []report{ready, {Kind: "exec"}}},
+		"file for a started command":  {say: []report{ready, {Kind: kindStarted, ID: 1}}, file: file},
+		"exit code 256":               {say: []report{ready, {Kind: kindExited, ID: 1, Code: 256}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ours, theirs, err := frame.Pair()
@@ -61,7 +68,7 @@ func TestHostileSupervisor(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer liar.Close()
-			client := NewClient(ours, Setup{RelayPort: c.relay})
+			client := NewClient(ours, Setup{RelayPort: c.relay, Ports: c.ports})
 			go func() {
 				for i, r := range c.say {
 					var fs []*os.File
@@ -114,6 +121,67 @@ func TestHostileTerminal(t *testing.T) {
 	}
 }
 
+// What is not a connection between two ends of a loopback is refused when one was
+// asked for, and a true one is carried.
+func TestHostileConnection(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	listener, _ := l.(*net.TCPListener).File()
+	defer listener.Close()
+	null, _ := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	defer null.Close()
+	udp, err := net.Dial("udp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
+	datagrams, _ := udp.(*net.UDPConn).File()
+	defer datagrams.Close()
+	near, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer near.Close()
+	connection, _ := near.(*net.TCPConn).File()
+	defer connection.Close()
+	for name, c := range map[string]struct {
+		file *os.File
+		good bool
+	}{"listener": {listener, false}, "device": {null, false}, "datagrams": {datagrams, false}, "connection": {connection, true}} {
+		t.Run(name, func(t *testing.T) {
+			ours, theirs, _ := frame.Pair()
+			liar, _ := frame.New(theirs)
+			defer liar.Close()
+			client := NewClient(ours, Setup{})
+			go func() {
+				liar.Send(time.Time{}, report{Kind: kindReady})
+				for {
+					var r request
+					if _, err := liar.Receive(&r, frame.MaxPayload, 3); err != nil {
+						return
+					}
+					if r.Dial != nil {
+						liar.Send(time.Time{}, report{Kind: kindDialed, ID: r.Dial.ID}, c.file)
+					}
+				}
+			}()
+			if _, err := client.Ready(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			conn, err := client.Dial(context.Background(), 80)
+			if (err == nil) != c.good {
+				t.Fatalf("%v, %v", conn, err)
+			}
+			if conn != nil {
+				conn.Close()
+			}
+		})
+	}
+}
+
 // One that never answers: a start ends with its context.
 func TestSilentSupervisor(t *testing.T) {
 	ours, theirs, _ := frame.Pair()
@@ -136,13 +204,15 @@ func FuzzReport(f *testing.F) {
 		if frame.Decode(b, &r) != nil {
 			return
 		}
-		x := exchange{relay: relay, ready: true, commands: map[uint32]*commandState{1: {terminal: true}, 2: {running: true}}}
+		x := exchange{relay: relay, ready: true, commands: map[uint32]*commandState{1: {terminal: true}, 2: {running: true}}, dials: map[uint32]bool{3: true}}
 		if x.judge(r, files) != nil {
 			return
 		}
 		switch {
 		case r.Kind == kindStarted && r.ID == 1 && files == 1:
 		case r.Kind == kindRefused && r.ID == 1 && files == 0:
+		case r.Kind == kindDialed && r.ID == 3 && files == 1:
+		case r.Kind == kindClosed && r.ID == 3 && files == 0:
 		case (r.Kind == kindStopped || r.Kind == kindExited && r.Code >= 0 && r.Code < 256) && r.ID == 2 && files == 0:
 		default:
 			t.Fatalf("accepted %+v with %d descriptors", r, files)

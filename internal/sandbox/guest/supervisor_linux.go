@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
@@ -82,13 +83,18 @@ func supervise() int {
 	}
 	var files []*os.File
 	if port := first.Setup.RelayPort; port != 0 {
-		l, err := listenRelay(port)
+		l, err := listen(netip.AddrPortFrom(loopbacks[0], uint16(port)))
 		if err != nil {
-			return fail(err)
+			return fail(fmt.Errorf("relay listener: %w", err))
 		}
 		defer l.Close()
 		files = append(files, l)
 	}
+	ports, v6, err := listenPorts(first.Setup.Ports)
+	if err != nil {
+		return fail(err)
+	}
+	files = append(files, ports...)
 	s := &supervisor{conn: conn, oomScore: oomScore, byPID: map[int]*command{}, commands: map[uint32]*command{}}
 	work := make(chan func())
 	scoped := make(chan error)
@@ -97,7 +103,7 @@ func supervise() int {
 		return fail(err)
 	}
 	go s.reap()
-	s.report(report{Kind: kindReady}, files...)
+	s.report(report{Kind: kindReady, V6: v6}, files...)
 	for _, f := range files {
 		f.Close()
 	}
@@ -126,6 +132,8 @@ func (s *supervisor) serve(work chan<- func()) int {
 			work <- func() { s.start(startRequest{*r.Start, files}) }
 		case r.Signal != nil:
 			work <- func() { s.signal(*r.Signal) }
+		case r.Dial != nil:
+			go s.dial(*r.Dial)
 		}
 	}
 }

@@ -113,7 +113,7 @@ func (p *plan) mask(target string, dir bool) {
 
 func (p *plan) mount(m vocabulary.Mount, tmpfsSize int64) {
 	// What is mounted covers what was there: Landlock must not still open it.
-	if m.Kind != vocabulary.Symlink {
+	if m.Kind != vocabulary.Symlink && m.Kind != vocabulary.File {
 		covered := func(at string) bool { return below(at, m.Target) }
 		p.readOnly = slices.DeleteFunc(p.readOnly, covered)
 		p.writable = slices.DeleteFunc(p.writable, covered)
@@ -145,6 +145,13 @@ func (p *plan) mount(m vocabulary.Mount, tmpfsSize int64) {
 		p.add("--perms", fmt.Sprintf("%04o", perm), "--ro-bind-data", strconv.Itoa(warden.DataFD+len(p.data)), m.Target)
 		p.data = append(p.data, m.Data)
 		p.readOnly = append(p.readOnly, m.Target)
+	case vocabulary.File:
+		perm := m.Perm
+		if perm == 0 {
+			perm = 0o600
+		}
+		p.add("--perms", fmt.Sprintf("%04o", perm), "--file", strconv.Itoa(warden.DataFD+len(p.data)), m.Target)
+		p.data = append(p.data, m.Data)
 	case vocabulary.Symlink:
 		p.add("--symlink", m.Source, m.Target)
 	case vocabulary.MaskFile, vocabulary.MaskDir:
@@ -161,7 +168,7 @@ func checkMount(m vocabulary.Mount, index int) error {
 	if !clean(m.Target) {
 		return fmt.Errorf("target is not an absolute, clean path")
 	}
-	if m.Kind > vocabulary.MaskDir {
+	if m.Kind > vocabulary.File {
 		return fmt.Errorf("unknown kind %d", m.Kind)
 	}
 	if m.Kind <= vocabulary.BindRW && !clean(m.Source) {
@@ -204,6 +211,9 @@ func checkMountPoint(before []vocabulary.Mount, m vocabulary.Mount) error {
 		if b.Kind == vocabulary.Symlink || !below(m.Target, b.Target) {
 			continue
 		}
+		if m.Kind == vocabulary.File && (b.Kind != vocabulary.Tmpfs || m.Target == b.Target) {
+			return fmt.Errorf("a private file there would be written to %s, which is not a tmpfs", b.Target)
+		}
 		if b.Kind != vocabulary.BindRW || m.Target == b.Target {
 			return nil
 		}
@@ -219,6 +229,9 @@ func checkMountPoint(before []vocabulary.Mount, m vocabulary.Mount) error {
 			}
 		}
 		return nil
+	}
+	if m.Kind == vocabulary.File {
+		return fmt.Errorf("a private file there lies in no tmpfs")
 	}
 	return nil
 }

@@ -222,6 +222,14 @@ func (i *Instance) Link() *os.File {
 	return i.link
 }
 
+// Listeners implements sandbox.Instance.
+func (i *Instance) Listeners() []sandbox.Listener { return i.guest.Ports() }
+
+// Dial implements sandbox.Instance.
+func (i *Instance) Dial(ctx context.Context, port int) (net.Conn, error) {
+	return i.guest.Dial(ctx, port)
+}
+
 // Start implements sandbox.Instance.
 func (i *Instance) Start(ctx context.Context, c sandbox.Command) (sandbox.Process, error) {
 	p, err := i.guest.Start(ctx, c)

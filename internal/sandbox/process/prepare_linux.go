@@ -132,7 +132,7 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, bwrap string, p
 		return nil, vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "the warden died before the sandbox stood: %v", err)
 	}
 	setup := guest.Setup{ReadOnly: p.readOnly, Writable: p.writable, DataLimit: limits.dataLimit(), TaskLimit: limits.tasks,
-		PinCPUs: len(limits.cpus) > 0, BoundShm: limits.memory > 0}
+		PinCPUs: len(limits.cpus) > 0, BoundShm: limits.memory > 0, Ports: spec.HostPorts}
 	if spec.Network == sandbox.NetRelay {
 		setup.RelayPort = sandbox.RelayPort
 	}
