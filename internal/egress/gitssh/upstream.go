@@ -32,6 +32,7 @@ const maxOffers = 5
 type upstream struct {
 	conn net.Conn
 	ssh  ssh.Conn
+	over chan struct{} // closed when the connection has ended
 }
 
 func (u *upstream) Close() error {
@@ -93,7 +94,9 @@ func (c *command) connect(ctx context.Context, d capability.SSHDecision) (*upstr
 	case err == nil:
 		go rejectAll(channels)
 		go ssh.DiscardRequests(requests)
-		return &upstream{raw, sc}, nil
+		u := &upstream{raw, sc, make(chan struct{})}
+		go func() { sc.Wait(); close(u.over) }()
+		return u, nil
 	case refused != nil:
 		remedy := ""
 		if errors.Is(refused, hostkeys.ErrMismatch) {
@@ -196,9 +199,35 @@ type running struct {
 	requests       <-chan *ssh.Request
 }
 
+// open returns a new channel. It does not rely on OpenChannel's return: in
+// x/crypto a channel that is asked for just as the connection ends is waited for
+// without end.
+func (u *upstream) open() (ssh.Channel, <-chan *ssh.Request, error) {
+	type opened struct {
+		channel  ssh.Channel
+		requests <-chan *ssh.Request
+		err      error
+	}
+	done := make(chan opened, 1)
+	go func() {
+		ch, requests, err := u.ssh.OpenChannel("session", nil)
+		done <- opened{ch, requests, err}
+	}()
+	answer := time.NewTimer(upstreamTimeout)
+	defer answer.Stop()
+	select {
+	case o := <-done:
+		return o.channel, o.requests, o.err
+	case <-u.over:
+		return nil, nil, errors.New("it hung up")
+	case <-answer.C:
+		return nil, nil, fmt.Errorf("it did not answer for %v", upstreamTimeout)
+	}
+}
+
 // start runs a command over a new channel.
 func (u *upstream) start(text, protocol string) (*running, error) {
-	ch, requests, err := u.ssh.OpenChannel("session", nil)
+	ch, requests, err := u.open()
 	if err != nil {
 		return nil, err
 	}
