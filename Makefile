@@ -12,6 +12,7 @@ export GOTOOLCHAIN ?= auto
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 10s
+ABUSETIME ?= 10m
 RUNS ?= 25
 
 .PHONY: help
@@ -48,6 +49,11 @@ e2e-agents: ## run the phish with a real agent from npm, driven by a scripted mo
 	@scripts/install-deps agents
 	@$(MAKE) --no-print-directory build
 	@BULKHEAD_E2E_AGENTS=1 go run ./scripts/gotest -timeout 30m ./e2e/agents/...
+
+.PHONY: abuse
+abuse: ## let a sandbox do its worst to its gateway for ten minutes, beside another session
+	@scripts/install-deps test
+	BULKHEAD_ABUSE=$(ABUSETIME) go test ./e2e/abuse -run 'TestAbuse$$' -count=1 -v -timeout 60m
 
 .PHONY: check
 check: ## format, vet, static analysis, cross compilation, short fuzzing, SECURITY.md's table

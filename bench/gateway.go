@@ -22,6 +22,9 @@ const (
 	busyConns  = 32
 )
 
+// otherBuild is the contender of -beside.
+const otherBuild = "bulkhead, other build"
+
 // way is one way from the client to the server.
 type way struct {
 	name   string
@@ -57,12 +60,16 @@ func (b *bench) gateway() error {
 		start func(*way)
 	}{
 		{"direct", func(w *way) { b.straight(w, u) }},
-		{"bulkhead, TAP", func(w *way) { b.contained(w, u, false) }},
-		{"bulkhead, relay", func(w *way) { b.contained(w, u, true) }},
+		{"bulkhead, TAP", func(w *way) { b.contained(w, u, b.bulkhead, false) }},
+		{"bulkhead, relay", func(w *way) { b.contained(w, u, b.bulkhead, true) }},
 		{"mitmproxy", func(w *way) { b.proxied(w, u, b.mitmproxy) }},
 		{"squid ssl-bump", func(w *way) { b.proxied(w, u, b.squid) }},
 		{"srt " + version(srtPackage), func(w *way) { b.proxied(w, u, b.srtProxy) }},
+		{otherBuild, func(w *way) { b.contained(w, u, b.beside, false) }},
 	} {
+		if c.name == otherBuild && b.beside == "" {
+			continue
+		}
 		w := &way{name: c.name}
 		if len(ways) == 0 || slices.ContainsFunc(b.wanted, func(s string) bool { return strings.HasPrefix(c.name, s) }) {
 			c.start(w)
@@ -128,7 +135,7 @@ func (b *bench) straight(w *way, u *upstream) {
 
 // contained runs the client in a session. Without a TAP device, or with it
 // hidden, the session has the relay.
-func (b *bench) contained(w *way, u *upstream, relay bool) {
+func (b *bench) contained(w *way, u *upstream, binary string, relay bool) {
 	dir, policy, err := b.workspace(strings.ReplaceAll(w.name, ", ", "-"), u.policy())
 	if err != nil {
 		w.fail(err)
@@ -139,7 +146,7 @@ func (b *bench) contained(w *way, u *upstream, relay bool) {
 		w.fail(err)
 		return
 	}
-	argv := []string{b.bulkhead, "run", "--policy", policy, "--events", filepath.Join(filepath.Dir(dir), "events.jsonl"),
+	argv := []string{binary, "run", "--policy", policy, "--events", filepath.Join(filepath.Dir(dir), "events.jsonl"),
 		"--", client, "load", "-url", "https://" + upstreamName}
 	tun, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
 	tap := err == nil
@@ -335,6 +342,9 @@ func (b *bench) gatewayGoals(ways []*way) {
 		want := 1.0
 		if p.Name == "mitmproxy" {
 			want = 5
+		}
+		if p.Name == otherBuild {
+			want = 0 // no goal
 		}
 		r := row{Question: "gateway", Name: "requests per core against " + p.Name, Absent: p.Absent, Goal: fmt.Sprintf("> %g×", want)}
 		if p.Absent == "" && p.PerCore > 0 {

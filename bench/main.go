@@ -53,6 +53,7 @@ type report struct {
 type bench struct {
 	ctx      context.Context
 	bulkhead string // absolute path
+	beside   string // another build, or empty
 	self     string // absolute path of this binary
 	cache    string // where peers are installed
 	dir      string // scratch, removed at the end
@@ -88,6 +89,7 @@ func run() int {
 	only := flag.String("only", "start,request,work,gateway,decide", "the questions to ask")
 	rounds := flag.Int("rounds", 21, "runs of each contender for start; fewer where a run is long")
 	ways := flag.String("ways", "", "the gateway's contenders, by the beginnings of their names (direct is always there)")
+	beside := flag.String("beside", "", "another build of bulkhead, as a further contender of the gateway over TAP")
 	plot := flag.String("plot", "", "where the gateway's figures are drawn; default gateway.svg in the cache")
 	gatewayRounds := flag.Int("gateway-rounds", 5, "rounds of the gateway's contenders")
 	flag.Parse()
@@ -100,6 +102,12 @@ func run() int {
 		return 1
 	}
 	defer os.RemoveAll(b.dir)
+	if *beside != "" {
+		if b.beside, err = filepath.Abs(*beside); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			return 1
+		}
+	}
 	b.wanted, b.gatewayRounds = strings.Split(*ways, ","), max(1, *gatewayRounds)
 	if b.plot = *plot; b.plot == "" {
 		b.plot = filepath.Join(b.cache, "gateway.svg")

@@ -36,7 +36,7 @@ const (
 )
 
 // networkStories are those that depend on how the network is made.
-const networkStories = "^(no_network|http_grant|relay|upstream_tls|streaming|credentials|login|revoke|git_ssh|localhost|lang_.*)$"
+const networkStories = "^(no_network|http_grant|relay|upstream_tls|streaming|credentials|login|login_keyring|revoke|git_ssh|localhost|packages|lang_.*)$"
 
 func TestMain(m *testing.M) {
 	if shared = os.Getenv(sharedEnv); shared != "" {
@@ -83,6 +83,9 @@ func prepare() (dir string, err error) {
 		if out, err := build.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("building %s: %w\n%s", program, err, out)
 		}
+	}
+	if err := copyGo(filepath.Join(dir, "go")); err != nil {
+		return "", fmt.Errorf("copying Go: %w", err)
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -250,6 +253,7 @@ func setup(env *testscript.Env) error {
 	}
 	env.Setenv("HOME", home)
 	env.Setenv("WS", workspace)
+	env.Setenv("GO_TREE", filepath.Join(shared, "go"))
 	env.Setenv("PATH", filepath.Join(shared, "bin")+":"+os.Getenv("PATH"))
 	env.Setenv("GIT_CONFIG_NOSYSTEM", "1")
 	env.Cd = workspace

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -48,9 +49,10 @@ const streamTime = 250 * time.Millisecond
 // records every request in $WORK/NAME.log as it arrives. It speaks HTTP/2 to
 // whoever offers it, except with -http1. It answers
 //
-//	/echo    with the request headers it got
+//	/echo    with the request headers it got (also to the User-Agent echo)
+//	         (to echo64 in base64 and in hex, and in a header of the answer)
 //	/stream  with ten server-sent events, 100 ms apart
-//	/away    with a redirect to https://elsewhere.example/
+//	/away    with a redirect to ?to=, without it to https://elsewhere.example/
 //	else     with {"ok":true,"path":…}
 func cmdUpstream(ts *testscript.TestScript, neg bool, args []string) {
 	http1 := len(args) > 0 && args[0] == "-http1"
@@ -109,9 +111,19 @@ func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	switch {
-	case strings.HasSuffix(req.URL.Path, "/echo"), req.Header.Get("X-Test") == "echo":
+	case strings.HasSuffix(req.URL.Path, "/echo"), req.Header.Get("User-Agent") == "echo":
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(req.Header)
+	case req.Header.Get("User-Agent") == "echo64":
+		w.Header().Set("X-Echo", req.Header.Get("X-Api-Key"))
+		dump := fmt.Sprint(req.Header)
+		for _, s := range []string{dump, "x" + dump, "xx" + dump} {
+			fmt.Fprintln(w, base64.StdEncoding.EncodeToString([]byte(s)))
+		}
+		for _, c := range []byte(dump) {
+			fmt.Fprintf(w, "%02x", c)
+		}
+		fmt.Fprintln(w)
 	case strings.HasSuffix(req.URL.Path, "/stream"):
 		w.Header().Set("Content-Type", "text/event-stream")
 		for i := range 10 {
@@ -120,7 +132,11 @@ func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 			time.Sleep(100 * time.Millisecond)
 		}
 	case strings.HasSuffix(req.URL.Path, "/away"):
-		http.Redirect(w, req, "https://elsewhere.example/", http.StatusFound)
+		to := req.URL.Query().Get("to")
+		if to == "" {
+			to = "https://elsewhere.example/"
+		}
+		http.Redirect(w, req, to, http.StatusFound)
 	default:
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(map[string]any{"ok": true, "path": req.URL.Path})

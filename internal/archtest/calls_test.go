@@ -73,7 +73,6 @@ var callRules = []callRule{
 		names: []string{"Reveal"},
 		allowed: map[string]string{
 			"internal/secret":           "the type itself",
-			"internal/broker":           "into the user's own keyring, at credential add",
 			"internal/broker/login":     "to the login's own token endpoint, and back to the host's login file",
 			"internal/egress/httpauthz": "the swap, at the granted operation",
 			"internal/egress/dial":      "to the operator's own proxy, before anything of the sandbox is sent",

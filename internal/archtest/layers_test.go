@@ -107,6 +107,7 @@ var ranks = map[string]int{
 	"internal/egress/resolver":        1,
 	"internal/egress/dial":            0,
 	"internal/egress/gather":          -1, // bytes only, below dial
+	"internal/egress/direct":          -2, // system calls only
 	"internal/egress/wire":            0,
 	"internal/egress/gitssh/hostkeys": 0, // pure
 	"internal/egress/confine":         0,

@@ -42,17 +42,10 @@ func OpenLogin(ctx context.Context, spec *login.Spec, o login.Options, lookup fu
 	return login.Open(ctx, spec, login.Host{
 		Home: home, Lookup: lookup,
 		Keyring: func(ctx context.Context, service, user string) (string, error) {
-			if !keyringReachable(lookup) {
-				return "", nil
-			}
-			return withKeyring(ctx, func() (string, error) { return keyring.Get(service, user) })
+			return getKeyring(ctx, service, user, lookup)
 		},
 		Store: func(ctx context.Context, service, user, value string) error {
-			if !keyringReachable(lookup) {
-				return errors.New("no keyring is running")
-			}
-			_, err := withKeyring(ctx, func() (string, error) { return "", keyring.Set(service, user, value) })
-			return err
+			return setKeyring(ctx, service, user, value, lookup)
 		},
 	}, o, random)
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/catalog"
 	"github.com/bulkhead-dev/bulkhead/internal/hostport"
 	"github.com/bulkhead-dev/bulkhead/internal/policy"
+	"github.com/bulkhead-dev/bulkhead/internal/secret"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
@@ -96,6 +97,10 @@ func values(list []policy.At[string]) []string {
 // empty placeholder is none.
 type Identity struct {
 	Placeholders map[string]string
+	// Issued knows the stand-ins of tokens that the sandbox was given in this
+	// session at a service's own token endpoint (Decision.Issues), and names the
+	// credential under which it asked, "" if under none. Nil knows none.
+	Issued func(service string, value secret.Value) (credential string, ok bool)
 }
 
 // Treatment says how a connection is carried.
@@ -137,6 +142,9 @@ type Decision struct {
 	// Exchange names the credential whose login answers the request, in the
 	// controller; then there is no Permit.
 	Exchange string `json:"exchange,omitempty"`
+	// Issues names the service whose tokens an allowed request is answered with;
+	// the sandbox gets stand-ins for them, and may use them there alone.
+	Issues string `json:"issues,omitempty"`
 }
 
 // WebSocket bounds what may pass over a granted WebSocket.
@@ -156,6 +164,9 @@ type WebSocket struct {
 type Swap struct {
 	Credential string       `json:"credential"`
 	Slot       catalog.Slot `json:"slot"`
+	// Issued: what stands there is not the credential's placeholder but a
+	// stand-in that Identity.Issued knows; Credential may be empty then.
+	Issued bool `json:"issued,omitempty"`
 }
 
 // Permit is the right to dial one destination. The zero Permit and a nil one
@@ -195,4 +206,5 @@ const (
 	CodePlaceholderMisplaced = "placeholder-misplaced"
 	CodeBadRequest           = "bad-request"
 	CodeCredentialMissing    = "credential-missing"
+	CodeIPLiteral            = "ip-literal"
 )

@@ -32,9 +32,12 @@ func (q *question) credentials() {
 			}
 			continue
 		}
+		if q.issuedToken(f) {
+			continue
+		}
 		name := ""
 		at := slices.IndexFunc(q.slots, func(s catalog.Slot) bool { return s.Place() == f.Slot })
-		if q.presented == "" && at >= 0 {
+		if q.presented == "" && !q.issued && at >= 0 {
 			name = q.placeholderOf(f, id)
 		}
 		if name == "" {
@@ -57,8 +60,22 @@ func (q *question) credentials() {
 		}
 	}
 	if q.violation != "" {
-		q.presented = ""
+		q.presented, q.issued = "", false
 	}
+}
+
+// issuedToken settles a token that the service handed out in this session: it
+// counts as what it was asked with, and stands alone in its own slot.
+func (q *question) issuedToken(f catalog.Found) bool {
+	if q.identity.Issued == nil || q.svc == nil || !q.svc.TakesTokens(f.Slot) || q.presented != "" || q.issued {
+		return false
+	}
+	name, ok := q.identity.Issued(q.svc.Name, f.Value)
+	if !ok {
+		return false
+	}
+	q.presented, q.issued, q.slot = name, true, f.Slot
+	return true
 }
 
 // bodyCredentials settles what the body presents: the placeholder of the

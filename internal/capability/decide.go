@@ -157,7 +157,7 @@ func (s *Set) Body(r catalog.Request) catalog.Need {
 		case n.None:
 			refused = true
 		case n.Whole > 0:
-			need, open = catalog.Need{Whole: max(n.Whole, need.Whole)}, true
+			need, open = catalog.Need{Whole: max(n.Whole, need.Whole), Gzip: n.Gzip || need.Gzip}, true
 		case need.Whole == 0 && need.Head == nil:
 			need, open = n, true
 		}
@@ -348,6 +348,7 @@ type question struct {
 	name     vocabulary.Resource // for the record
 
 	presented string        // the credential whose placeholder is in its slot
+	issued    bool          // a token of the service stands there instead
 	inBody    bool          // that is a field of the body
 	slot      catalog.Slot  // where
 	violation string        // "" or the code of a violation
@@ -399,14 +400,17 @@ func (s *Set) allow(q *question, c *compiled) Decision {
 		Permit: &Permit{host: q.request.Host, port: q.request.Port, tls: q.request.Scheme == "https", rule: c.Pos},
 		Strip:  q.strip,
 	}
-	if q.presented != "" && !q.inBody {
-		d.Swap = &Swap{Credential: q.presented, Slot: q.slot}
+	if q.presented != "" && !q.inBody || q.issued {
+		d.Swap = &Swap{Credential: q.presented, Slot: q.slot, Issued: q.issued}
 	}
 	if q.svc == nil {
 		if q.request.Method == catalog.MethodWebSocket {
 			d.WebSocket = &WebSocket{} // messages pass unread
 		}
 		return d
+	}
+	if q.svc.IssuesTokens(&q.request) {
+		d.Issues = q.svc.Name
 	}
 	d.Rewrite, d.Dropped = q.svc.RewriteHeaders(q.request, func(op string) bool { return len(q.granting(op)) > 0 })
 	if q.op.WebSocket && q.request.Method == catalog.MethodWebSocket {

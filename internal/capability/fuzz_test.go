@@ -125,6 +125,10 @@ func FuzzExplain(f *testing.F) {
 	f.Add("GET", "https://docs.example.com/3/x")
 	f.Add("CONNECT", "tcp://db.corp.example:5432")
 	f.Add("", "https://[::1]:x/%zz?%zz#")
+	f.Add("PUSH", "ssh://git@github.com/acme/widgets@agent/x")
+	f.Add("PUSH-DELETE", "git@git.corp.example:team/repo.git@refs/tags/v1")
+	f.Add("GET", "wss://docs.example.com/3/%2f%3b")
+	f.Add("RESOLVE", "dns://localhost")
 	s, err := Compile(parse(f, testPolicy), catalog.Default())
 	if err != nil {
 		f.Fatal(err)

@@ -213,7 +213,7 @@ func TestExplain(t *testing.T) {
 	if x.Decision.Verdict != vocabulary.Allow || !strings.Contains(x.String(), "rule policy.yaml:18:5: matches, as opaque tcp") {
 		t.Errorf("%s", x)
 	}
-	for _, bad := range []string{"", "x", "ftp://a.example/", "https://10.0.0.1/", "https://u:p@a.example/", "https:///x", "https://a.example:0/", "tcp://a.example", "https://a.example/?%zz", "https://a_b.example/\x00"} {
+	for _, bad := range []string{"", "x", "ftp://a.example/", "https://u:p@a.example/", "https:///x", "https://a.example:0/", "tcp://a.example", "https://a.example/?%zz", "https://a_b.example/\x00"} {
 		if _, err := s.Explain("GET", bad); err == nil {
 			t.Errorf("%q accepted", bad)
 		}

@@ -49,6 +49,10 @@ type bodySpec struct {
 	otherwise string
 	// optional: a request without a body has no features.
 	optional bool
+	// gzip: the body may come compressed, and is decoded to be judged.
+	gzip bool
+	// repeat are the fields of a form that servers read as lists.
+	repeat []string
 	graph    graphSpec // of kind graphql
 	lines    string    // bodyRule.lines for every text of a graphql body
 }
@@ -181,7 +185,7 @@ func newJSON(b *bodySpec) (bodyReader, error) {
 // jsonBody is one JSON object.
 type jsonBody struct{ *bodySpec }
 
-func (b jsonBody) need() Need { return Need{Whole: b.limit} }
+func (b jsonBody) need() Need { return Need{Whole: b.limit, Gzip: b.gzip} }
 
 func (b jsonBody) features(op *Operation, _ string, r Request) (Contents, error) {
 	if err := b.checkForm(r, "application/json", "application/x-amz-json-1.0", "application/x-amz-json-1.1", "application/vnd.git-lfs+json"); err != nil {

@@ -82,6 +82,7 @@ type Service struct {
 	requestHeaders []string
 	publicKeys     []publicKey
 	query          []string // nil: open
+	tokens         []tokenPlace
 	whenHeaders    []string
 	byName         map[string]int
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -106,15 +107,15 @@ func newFlatWalk(b *bodySpec) *flatWalk {
 	return w
 }
 
-// field judges one field. The same one may come again only as a list: of two
-// values of one field, servers take the first, the last or both.
+// field judges one field. The same one may come again only where servers read a
+// list: of two values of one field they take the first, the last or both else.
 func (w *flatWalk) field(key, value string) error {
 	top := &w.stack[0]
 	if key == "_charset_" {
 		return fmt.Errorf("%w: the field _charset_ changes how the others are read", ErrBadBody)
 	}
 	var err error
-	if strings.HasSuffix(key, "[]") {
+	if strings.HasSuffix(key, "[]") || slices.Contains(w.spec.repeat, key) {
 		err = w.judgeKey(top, key)
 	} else {
 		err = w.key(top, key)

@@ -170,7 +170,9 @@ func (s *Service) takesQuery(op *Operation, key string) bool {
 		return true
 	}
 	for i := range s.routes {
-		if rt := &s.routes[i]; &s.Operations[rt.op] == op && slices.ContainsFunc(rt.query, func(q [2]string) bool { return q[0] == key }) {
+		rt := &s.routes[i]
+		if &s.Operations[rt.op] == op && (slices.ContainsFunc(rt.query, func(q [2]string) bool { return q[0] == key }) ||
+			slices.ContainsFunc(rt.asks, func(a asked) bool { return a.key == key })) {
 			return true
 		}
 	}

@@ -121,6 +121,9 @@ func TestIdentifyIsUnique(t *testing.T) {
 				for _, q := range rt.query {
 					r.Query.Add(q[0], q[1])
 				}
+				for _, a := range rt.asks {
+					r.Query.Add(a.key, a.value.prefix+"x"+a.value.suffix)
+				}
 				r.Header = http.Header{}
 				for _, c := range rt.when {
 					if v := strings.ReplaceAll(c.globs[0], "*", ""); c.query {

@@ -178,7 +178,7 @@ func parseService(file string, data []byte) (*Service, error) {
 
 // order is that of the sections: each may refer to the ones before it, however
 // the file is ordered.
-var order = []string{"service", "description", "sets", "hosts", "credential", "headers", "request-headers", "public-keys", "query", "bodies", "operations"}
+var order = []string{"service", "description", "sets", "hosts", "credential", "headers", "request-headers", "public-keys", "query", "tokens", "bodies", "operations"}
 
 func (s *Service) read(d *reader, n *yaml.Node) {
 	sections := map[string]func(*yaml.Node){
@@ -190,6 +190,7 @@ func (s *Service) read(d *reader, n *yaml.Node) {
 		"request-headers": d.headerGlobs(&s.requestHeaders),
 		"public-keys":     func(n *yaml.Node) { d.items(n, func(c *yaml.Node) { s.readPublicKey(d, c) }) },
 		"query":           d.names(&s.query),
+		"tokens":          func(n *yaml.Node) { d.items(n, func(c *yaml.Node) { s.readTokenPlace(d, c) }) },
 		"sets": func(n *yaml.Node) {
 			d.each(n, func(k, v *yaml.Node) {
 				if slices.Contains([]string{"path", "segments", "id", "key"}, k.Value) {

@@ -56,6 +56,7 @@ func (s *Service) readBody(d *reader, name string, n *yaml.Node) {
 		"files": d.list(&b.files), "files-limit": d.bytes(&b.filesLimit), "text": d.list(&text), "credential-keys": d.list(&credentialKeys),
 		"features": func(n *yaml.Node) { d.items(n, rule) },
 		"roots":    b.readRoots(d), "regions": b.readRegions(d), "optional": d.boolean(&b.optional), "lines": d.str(&b.lines),
+		"gzip": d.boolean(&b.gzip), "repeat": d.list(&b.repeat),
 		"closed": func(n *yaml.Node) {
 			d.each(n, func(k, v *yaml.Node) {
 				var keys []string
@@ -93,6 +94,10 @@ func (s *Service) readBody(d *reader, name string, n *yaml.Node) {
 	case newReader == nil:
 		d.fail(n, "there is no kind of body %q", b.kind)
 		return
+	case b.gzip && b.kind != "json":
+		d.fail(n, "gzip: belongs to kind: json")
+	case len(b.repeat) > 0 && b.kind != "form" && b.kind != "multipart":
+		d.fail(n, "repeat: belongs to kind: form and multipart")
 	case name == "none" || name == "any":
 		d.fail(n, "a body section can't be called %q, which has a meaning of its own", name)
 	case b.limit == 0 || s.bodies[name] != nil:

@@ -73,4 +73,5 @@ var bodyKinds = map[string]func(*bodySpec) (bodyReader, error){
 	"graphql":          newGraphQL,
 	"git-receive-pack": newPush,
 	"git-upload-pack":  newFetch,
+	"crate":            newCrate, // what cargo publishes
 }

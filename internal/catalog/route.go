@@ -14,7 +14,22 @@ type route struct {
 	segs    []segment
 	many    int // index of the segment that takes several, or -1
 	query   [][2]string
+	asks    []asked
 	when    []condition
+}
+
+// asked is a query key that stands there once, with a value of which a part is
+// captured: scope=repository:{name:segments}:pull.
+type asked struct {
+	key   string
+	value segment
+}
+
+func (a asked) match(s string) (capture string, ok bool) {
+	if a.value.many {
+		return a.value.matchMany(strings.Split(s, "/"))
+	}
+	return a.value.match(s)
 }
 
 // condition is one further demand on a request: the header or query key stands
@@ -82,7 +97,17 @@ func parseRoute(s string, sets map[string][]string) (route, error) {
 			if !ok || k == "" {
 				return rt, fmt.Errorf("query condition %q is not key=value", kv)
 			}
-			rt.query = append(rt.query, [2]string{k, v})
+			if !strings.Contains(v, "{") {
+				rt.query = append(rt.query, [2]string{k, v})
+				continue
+			}
+			// In a query a * is a letter like others.
+			value, err := parseSegment(strings.ReplaceAll(v, "*", "\x00"), sets)
+			if err != nil {
+				return rt, err
+			}
+			value.suffix = strings.ReplaceAll(value.suffix, "\x00", "*")
+			rt.asks = append(rt.asks, asked{k, value})
 		}
 	}
 	host, path, ok := strings.Cut(rest, "/")
@@ -116,22 +141,32 @@ func parseRoute(s string, sets map[string][]string) (route, error) {
 		}
 		rt.segs = append(rt.segs, seg)
 	}
+	for _, a := range rt.asks {
+		if names[a.value.name] {
+			return rt, fmt.Errorf("%q captures %q twice", s, a.value.name)
+		}
+		names[a.value.name] = true
+	}
 	return rt, nil
 }
 
 // captures reports whether the line captures a part of this name.
 func (rt *route) captures(name string) bool {
 	named := func(g segment) bool { return g.name == name }
-	return slices.ContainsFunc(rt.segs, named) || slices.ContainsFunc(rt.host.labels, named)
+	return slices.ContainsFunc(rt.segs, named) || slices.ContainsFunc(rt.host.labels, named) ||
+		slices.ContainsFunc(rt.asks, func(a asked) bool { return named(a.value) })
 }
 
 // pathName is the name of the capture that may hold slashes, if there is one.
 func (rt *route) pathName() string {
-	i := slices.IndexFunc(rt.segs, func(g segment) bool { return g.path || g.many })
-	if i < 0 {
-		return ""
+	several := func(g segment) bool { return g.path || g.many }
+	if i := slices.IndexFunc(rt.segs, several); i >= 0 {
+		return rt.segs[i].name
 	}
-	return rt.segs[i].name
+	if i := slices.IndexFunc(rt.asks, func(a asked) bool { return several(a.value) }); i >= 0 {
+		return rt.asks[i].value.name
+	}
+	return ""
 }
 
 func parseSegment(p string, sets map[string][]string) (segment, error) {
@@ -281,6 +316,17 @@ func (rt *route) match(s *Service, r *Request, segs []string) (resource string, 
 			return "", false
 		}
 	}
+	for _, a := range rt.asks {
+		values := r.Query[a.key]
+		if len(values) != 1 {
+			return "", false
+		}
+		c, ok := a.match(values[0])
+		if !ok {
+			return "", false
+		}
+		captures = append(captures, [2]string{a.value.name, c})
+	}
 	for _, c := range rt.when {
 		if !c.holds(r) {
 			return "", false
@@ -352,6 +398,9 @@ func (rt *route) overlaps(o *route) bool {
 			}
 		}
 	}
+	if asksOther(rt, o) || asksOther(o, rt) {
+		return false
+	}
 	for _, a := range rt.when {
 		if slices.ContainsFunc(o.when, a.disjoint) {
 			return false
@@ -370,6 +419,23 @@ func (rt *route) overlaps(o *route) bool {
 			return false
 		}
 	}
+}
+
+// asksOther: no value of some key of a's can be one of b's.
+func asksOther(a, b *route) bool {
+	for _, x := range a.asks {
+		for _, y := range b.asks {
+			if x.key == y.key && !x.value.overlaps(y.value) {
+				return true
+			}
+		}
+		for _, q := range b.query {
+			if _, ok := x.match(q[1]); x.key == q[0] && !ok {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // overlapsMany compares from both ends up to what takes several segments.

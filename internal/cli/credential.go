@@ -11,7 +11,7 @@ import (
 )
 
 func newCredential() *cobra.Command {
-	return noun("credential", "Look at the credentials of a policy, never at their values", credentialList())
+	return noun("credential", "Add, list and remove credentials; their values are never shown", credentialAdd(), credentialList(), credentialRemove())
 }
 
 func credentialList() *cobra.Command {

@@ -77,21 +77,34 @@ func policyExplain() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "explain METHOD URL",
 		Short: "Tell whether a request would be allowed, which rule decides, and why",
+		Long: `Tell whether a request would be allowed, which rule decides, and why: the answer that
+the gateway would give, without running anything. A body, its features and the credential
+are not part of the question; where they decide as well, a note says so.`,
 		Example: `  bulkhead policy explain --preset claude POST https://api.anthropic.com/v1/messages
-  bulkhead policy explain CONNECT tcp://db.corp.example:5432`,
+  bulkhead policy explain push git@github.com:acme/widgets@agent/one
+  bulkhead policy explain fetch ssh://git@git.corp.example:2222/team/repo
+  bulkhead policy explain GET wss://api.example.com/live
+  bulkhead policy explain CONNECT tcp://localhost:5432
+  bulkhead policy explain RESOLVE dns://docs.example.com`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := src.load()
 			if err != nil {
 				return err
 			}
-			set, err := compile(p)
+			if _, err := compile(p); err != nil {
+				return err
+			}
+			set, err := compileWithLogins(p)
 			if err != nil {
 				return err
 			}
 			x, err := set.Explain(strings.ToUpper(args[0]), args[1])
 			if err != nil {
 				return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "%v", err)
+			}
+			if x.Decision.Exchange != "" {
+				x.Notes = append(x.Notes, "if the credential "+x.Decision.Exchange+" comes from the login; a login begun inside is refused unless it is allowed")
 			}
 			if asJSON {
 				return printJSON(cmd, x)

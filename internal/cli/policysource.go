@@ -7,12 +7,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/pflag"
 
 	catalogdata "github.com/bulkhead-dev/bulkhead/catalog"
+	"github.com/bulkhead-dev/bulkhead/internal/broker/login"
 	"github.com/bulkhead-dev/bulkhead/internal/capability"
 	"github.com/bulkhead-dev/bulkhead/internal/policy"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
@@ -184,4 +186,30 @@ func compile(p *policy.Policy) (*capability.Set, error) {
 		return nil, err
 	}
 	return capability.Compile(capability.FromPolicy(p), cat)
+}
+
+// compileWithLogins is compile with what a session adds for its logins: the
+// token endpoints of each login that a grant could use are answered on the host.
+func compileWithLogins(p *policy.Policy) (*capability.Set, error) {
+	cat, err := services()
+	if err != nil {
+		return nil, err
+	}
+	spec := capability.FromPolicy(p)
+	for _, c := range p.Credentials {
+		used := slices.ContainsFunc(p.Grants, func(g policy.Grant) bool { return g.Credential == c.Name })
+		for _, at := range append([]policy.Credential{c}, c.Or...) {
+			if !used || at.Login == "" {
+				continue
+			}
+			l, err := login.Load(catalogdata.Logins, at.Login)
+			if err != nil {
+				return nil, vocabulary.Exitf(vocabulary.ExitPolicyInvalid, "%s: %v", c.Pos, err)
+			}
+			for _, endpoint := range l.Endpoints() {
+				spec.Rules = append(spec.Rules, capability.Rule{Pos: c.Pos, Exchange: endpoint, Credential: c.Name})
+			}
+		}
+	}
+	return capability.Compile(spec, cat)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -370,6 +371,11 @@ func (p *packets) Accept(dst netip.AddrPort) func(net.Conn) {
 }
 
 func (p *packets) DNS(query []byte) []byte { return p.resolver.Answer(query) }
+
+func (p *packets) Dropped(n uint64) {
+	e := refusal("dns.resolve", "(several)", "query-limit", "more DNS queries at a time than there is room for; they were dropped")
+	p.journal.many(e, int(min(n, math.MaxInt32)))
+}
 
 func (p *packets) Refused(k netstack.Kind, dst netip.AddrPort) {
 	action, code, message := vocabulary.Action("ip.send"), "protocol-refused", "only TCP to granted names leaves the sandbox"

@@ -11,15 +11,20 @@ import (
 
 // Bounds of refusals in the log: burst of them one by one, perSecond of them in
 // the long run; the others are counted by what they are and written once a
-// second, with the time of the first and the last. At most maxKinds kinds are
-// told apart in a second. What is allowed is never counted together: each act
-// has its own record.
+// second, with the time of the first and the last. What is counted has a line
+// for each resource, burstRows of them and rowsPerSecond in the long run; the
+// others are "(several)", a line for each action and code. No refusal is lost
+// in number. What is allowed is never counted together: each act has its own
+// record.
 const (
-	burst     = 200
-	perSecond = 20
-	maxKinds  = 256
-	queued    = 128
+	burst         = 200
+	perSecond     = 20
+	burstRows     = 256
+	rowsPerSecond = 4
+	queued        = 128
 )
+
+const several = "(several)"
 
 // journal writes refusals so that no flood of them fills the log or stalls the
 // gateway.
@@ -28,11 +33,13 @@ type journal struct {
 	now    func() time.Time
 
 	mu      sync.Mutex
-	tokens  float64
+	tokens  float64 // for single lines
+	rows    float64 // for lines that count one resource
 	last    time.Time
 	kinds   map[kind]*count
 	queue   chan v1.Event
 	stopped chan struct{}
+	ended   chan struct{} // run has
 	stop    sync.Once
 }
 
@@ -50,8 +57,8 @@ type count struct {
 
 func newJournal(record func(v1.Event) error) *journal {
 	j := &journal{
-		record: record, now: time.Now, tokens: burst, last: time.Now(),
-		kinds: map[kind]*count{}, queue: make(chan v1.Event, queued), stopped: make(chan struct{}),
+		record: record, now: time.Now, tokens: burst, rows: burstRows, last: time.Now(),
+		kinds: map[kind]*count{}, queue: make(chan v1.Event, queued), stopped: make(chan struct{}), ended: make(chan struct{}),
 	}
 	go j.run()
 	return j
@@ -61,7 +68,7 @@ func newJournal(record func(v1.Event) error) *journal {
 func (j *journal) deny(e v1.Event) {
 	if j.take(e) {
 		if j.record(e) != nil {
-			j.count(e) // tried again with the next counts
+			j.many(e, 1) // tried again with the next counts
 		}
 	}
 }
@@ -71,7 +78,7 @@ func (j *journal) note(e v1.Event) {
 	select {
 	case j.queue <- e:
 	default:
-		j.count(e)
+		j.many(e, 1)
 	}
 }
 
@@ -79,38 +86,56 @@ func (j *journal) note(e v1.Event) {
 func (j *journal) take(e v1.Event) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	now := j.now()
-	j.tokens = min(burst, j.tokens+now.Sub(j.last).Seconds()*perSecond)
-	j.last = now
+	now := j.refill()
 	if j.tokens < 1 {
-		j.add(e, now)
+		j.add(e, count{n: 1, first: now, last: now})
 		return false
 	}
 	j.tokens--
 	return true
 }
 
-func (j *journal) count(e v1.Event) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.add(e, j.now())
+func (j *journal) refill() time.Time {
+	now := j.now()
+	past := now.Sub(j.last).Seconds()
+	j.tokens, j.rows, j.last = min(burst, j.tokens+past*perSecond), min(burstRows, j.rows+past*rowsPerSecond), now
+	return now
 }
 
-func (j *journal) add(e v1.Event, now time.Time) {
+// many counts n refusals that are all described by e. It does not wait.
+func (j *journal) many(e v1.Event, n int) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	now := j.refill()
+	j.add(e, count{n: n, first: now, last: now})
+}
+
+// add counts more, in a row of its own if there is one to be had.
+func (j *journal) add(e v1.Event, more count) {
 	k := kind{e.Action, e.Resource, e.Reason.Code}
 	c, ok := j.kinds[k]
-	if !ok && len(j.kinds) >= maxKinds {
-		e.Resource, e.Attrs = "(several)", nil
-		e.Reason.Message = "several different resources"
-		k.resource = e.Resource
-		c, ok = j.kinds[k]
+	if !ok && k.resource != several {
+		if j.rows >= 1 {
+			j.rows--
+		} else {
+			e.Attrs = map[string]string{"example": string(e.Resource)}
+			e.Resource, e.Reason.Message = several, "several different resources"
+			k.resource = several
+			c, ok = j.kinds[k]
+		}
 	}
 	if !ok {
-		c = &count{event: e, first: now}
-		j.kinds[k] = c
+		more.event = e
+		j.kinds[k] = &more
+		return
 	}
-	c.n++
-	c.last = now
+	c.n += more.n
+	if more.first.Before(c.first) {
+		c.first = more.first
+	}
+	if more.last.After(c.last) {
+		c.last = more.last
+	}
 }
 
 func (j *journal) flush() {
@@ -118,7 +143,7 @@ func (j *journal) flush() {
 	kinds := j.kinds
 	j.kinds = map[kind]*count{}
 	j.mu.Unlock()
-	for k, c := range kinds {
+	for _, c := range kinds {
 		e := c.event
 		attrs := map[string]string{
 			"count": strconv.Itoa(c.n),
@@ -130,20 +155,15 @@ func (j *journal) flush() {
 		e.Attrs = attrs
 		if j.record(e) != nil {
 			j.mu.Lock()
-			if len(j.kinds) < 2*maxKinds {
-				if later, ok := j.kinds[k]; ok {
-					later.n += c.n
-					later.first = c.first
-				} else {
-					j.kinds[k] = c
-				}
-			}
+			j.refill()
+			j.add(c.event, *c)
 			j.mu.Unlock()
 		}
 	}
 }
 
 func (j *journal) run() {
+	defer close(j.ended)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -161,10 +181,11 @@ func (j *journal) run() {
 // close writes what is left.
 func (j *journal) close() {
 	j.stop.Do(func() { close(j.stopped) })
+	<-j.ended
 	for {
 		select {
 		case e := <-j.queue:
-			j.count(e)
+			j.many(e, 1)
 			continue
 		default:
 		}

@@ -469,6 +469,7 @@ func TestECH(t *testing.T) {
 			t.Errorf("%s: %v", target, err)
 		}
 	}
+	r.rec.wait(t, "name-mismatch") // of api.test
 	if got := up.take(); len(got) != 0 {
 		t.Errorf("the upstream saw %q", got)
 	}

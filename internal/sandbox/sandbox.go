@@ -46,6 +46,14 @@ const (
 	LinkMTU      = 65520
 )
 
+// How the TAP link is set up (TUNSETIFF, TUNSETOFFLOAD; numbers of Linux): each
+// frame has a struct virtio_net_hdr before it, and the sandbox's kernel makes no
+// sums of what never leaves this machine's memory.
+const (
+	LinkFlags   = 0x2 | 0x1000 | 0x4000 // IFF_TAP, IFF_NO_PI, IFF_VNET_HDR
+	LinkOffload = 0x1                   // TUN_F_CSUM
+)
+
 // Limits of a session. Zero means no limit. A limit that the host cannot
 // enforce makes Prepare fail: never weaker than asked.
 type Limits struct {

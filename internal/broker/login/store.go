@@ -309,6 +309,14 @@ func (w *writer) commit(ctx context.Context, t tokens) error {
 	}
 	defer clear(data)
 	if w.p.Keyring != "" {
+		// GitHub CLI keeps the active user's token a second time, under his name.
+		if name := t.account.Name; w.l.spec.Format == "gh" && name != "" {
+			if own, err := w.l.host.Keyring(ctx, w.p.Keyring, name); err == nil && own != "" {
+				if err := w.l.host.Store(ctx, w.p.Keyring, name, string(data)); err != nil {
+					return err
+				}
+			}
+		}
 		return w.l.host.Store(ctx, w.p.Keyring, w.p.User, string(data))
 	}
 	if _, err := w.tmp.Write(data); err != nil {

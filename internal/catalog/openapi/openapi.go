@@ -23,10 +23,14 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Bounds of a document: of its bytes, and of how deep references lead.
+// Bounds of a document: of its bytes, of how deep references lead, and of what
+// is compared with each other. GitHub's own document has 1,100 operations.
 const (
-	maxDocument = 32 << 20
-	maxDepth    = 20
+	maxDocument   = 32 << 20
+	maxDepth      = 20
+	maxOperations = 5000
+	maxServers    = 16
+	maxKeys       = 2000 // of one body or query
 )
 
 // Options of an import.
@@ -52,7 +56,7 @@ func Import(document []byte, o Options) (file []byte, remarks []string, err erro
 	if err != nil {
 		return nil, nil, err
 	}
-	d := &importer{root: root, o: o}
+	d := &importer{root: root, o: o, byID: map[string]*operation{}}
 	if err := d.run(); err != nil {
 		return nil, nil, err
 	}
@@ -74,7 +78,22 @@ func parse(document []byte) (root *yaml.Node, err error) {
 	if len(doc.Content) == 0 || doc.Content[0].Kind != yaml.MappingNode {
 		return nil, errors.New("the document is no OpenAPI document: it is not a mapping")
 	}
+	if a := firstAlias(doc.Content[0]); a != nil {
+		return nil, fmt.Errorf("line %d: the alias *%s: aliases of YAML are not followed, write a $ref or the value itself", a.Line, clip(a.Value))
+	}
 	return doc.Content[0], nil
+}
+
+func firstAlias(n *yaml.Node) *yaml.Node {
+	if n.Kind == yaml.AliasNode {
+		return n
+	}
+	for _, c := range n.Content {
+		if a := firstAlias(c); a != nil {
+			return a
+		}
+	}
+	return nil
 }
 
 type importer struct {
@@ -87,6 +106,9 @@ type importer struct {
 	cred    *credential
 	bodies  []body
 	ops     []*operation
+	byID    map[string]*operation
+	count   int // of methods at paths
+	tooMany bool
 }
 
 type server struct{ host, base string }
@@ -145,6 +167,9 @@ func (d *importer) run() error {
 	if len(d.ops) == 0 {
 		return errors.New("the document has no operation under paths:")
 	}
+	if d.tooMany {
+		return fmt.Errorf("the document has more than %d operations; make a service of each part that you need", maxOperations)
+	}
 	slices.SortFunc(d.ops, func(a, b *operation) int { return strings.Compare(a.id, b.id) })
 	d.separate()
 	return nil
@@ -183,6 +208,10 @@ func (d *importer) findServers() error {
 			d.remark("server %q is plain http: whoever is on the way reads and changes it", clip(raw))
 		}
 		s := server{host, strings.Trim(u.Path, "/")}
+		if len(d.servers) == maxServers {
+			d.remark("of the servers only the first %d are taken", maxServers)
+			break
+		}
 		if !slices.Contains(d.servers, s) {
 			d.servers = append(d.servers, s)
 		}
@@ -226,6 +255,10 @@ func (d *importer) findCredential() {
 }
 
 func (d *importer) operation(path, method string, item, node *yaml.Node) {
+	if d.tooMany = d.tooMany || d.count >= maxOperations; d.tooMany {
+		return
+	}
+	d.count++
 	id := slug(text(get(node, "operationId")))
 	if id == "" {
 		id = slug(method + "-" + path)
@@ -238,7 +271,7 @@ func (d *importer) operation(path, method string, item, node *yaml.Node) {
 	op := &operation{id: id, summary: oneLine(summary), query: []string{}}
 	for _, p := range append(items(get(item, "parameters")), items(get(node, "parameters"))...) {
 		p = d.follow(p, 0)
-		if name := text(get(p, "name")); text(get(p, "in")) == "query" && name != "" && !slices.Contains(op.query, name) && (d.cred == nil || d.cred.query != name) {
+		if name := text(get(p, "name")); text(get(p, "in")) == "query" && name != "" && len(op.query) < maxKeys && !slices.Contains(op.query, name) && (d.cred == nil || d.cred.query != name) {
 			op.query = append(op.query, name)
 			d.suspicious(id, "query key", name)
 		}
@@ -265,11 +298,12 @@ func (d *importer) operation(path, method string, item, node *yaml.Node) {
 	if m := method; m != "get" && m != "head" && m != "options" {
 		op.body = d.body(op.id, node)
 	}
-	if i := slices.IndexFunc(d.ops, func(o *operation) bool { return o.id == id }); i >= 0 {
-		d.ops[i].lines = append(d.ops[i].lines, op.lines...)
+	if first := d.byID[id]; first != nil {
+		first.lines = append(first.lines, op.lines...)
 		d.remark("two operations are called %s; a grant for it covers both", id)
 		return
 	}
+	d.byID[id] = op
 	d.ops = append(d.ops, op)
 }
 
@@ -299,7 +333,7 @@ func (d *importer) body(id string, node *yaml.Node) string {
 
 func (d *importer) section(id, kind string, schema *yaml.Node) string {
 	b := body{name: id, kind: kind}
-	open := d.properties(schema, &b, 0)
+	open := d.properties(schema, &b, map[*yaml.Node]bool{})
 	slices.Sort(b.keys)
 	if len(b.keys) == 0 {
 		d.remark("the body of %s has no keys that the document names; it is let through unread", id)
@@ -316,14 +350,15 @@ func (d *importer) section(id, kind string, schema *yaml.Node) string {
 }
 
 // properties collects the top-level keys of a schema and of the schemas that it
-// is put together from; open says that it allows others.
-func (d *importer) properties(schema *yaml.Node, b *body, depth int) (open bool) {
+// is put together from, each schema once; open says that it allows others.
+func (d *importer) properties(schema *yaml.Node, b *body, seen map[*yaml.Node]bool) (open bool) {
 	schema = d.follow(schema, 0)
-	if schema == nil || depth > maxDepth {
+	if schema == nil || seen[schema] {
 		return false
 	}
+	seen[schema] = true
 	each(get(schema, "properties"), func(name string, p *yaml.Node) {
-		if name != "" && !slices.Contains(b.keys, name) {
+		if name != "" && len(b.keys) < maxKeys && !slices.Contains(b.keys, name) {
 			b.keys = append(b.keys, name)
 			if p = d.follow(p, 0); b.kind == "multipart" && text(get(p, "type")) == "string" && slices.Contains([]string{"binary", "byte"}, text(get(p, "format"))) {
 				b.files = append(b.files, name)
@@ -335,7 +370,7 @@ func (d *importer) properties(schema *yaml.Node, b *body, depth int) (open bool)
 	}
 	for _, part := range []string{"allOf", "oneOf", "anyOf"} {
 		for _, s := range items(get(schema, part)) {
-			open = d.properties(s, b, depth+1) || open
+			open = d.properties(s, b, seen) || open
 		}
 	}
 	return open

@@ -16,9 +16,9 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
-	"os"
 	"sync"
-	"syscall"
+
+	"github.com/bulkhead-dev/bulkhead/internal/egress/direct"
 )
 
 const (
@@ -32,6 +32,7 @@ const (
 // Transport is the connection below TLS.
 type Transport struct {
 	net.Conn
+	rw     io.ReadWriter             // what moves the bytes of Conn
 	now    func([]byte) (int, error) // nil: reads are not gathered
 	noWait bool
 
@@ -44,33 +45,25 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 0, maxHeld); return 
 
 // Under prepares a connection for TLS on top of it.
 func Under(c net.Conn) *Transport {
-	return &Transport{Conn: c, now: Now(c)}
+	t := &Transport{Conn: c, rw: c}
+	switch c := c.(type) {
+	case Waitless:
+		t.now = c.ReadNow
+	case *net.TCPConn:
+		if f := direct.New(c); f != nil {
+			t.rw, t.now = f, f.ReadNow
+		}
+	}
+	return t
 }
 
-// ErrWait: nothing has arrived yet. It is temporary, which TLS survives
-// (crypto/tls: Conn.Read may time out).
-var ErrWait error = os.ErrDeadlineExceeded
+// ErrWait: nothing has arrived yet.
+var ErrWait = direct.ErrWait
 
 // Waitless is a connection that can be read without waiting.
 type Waitless interface {
 	// ReadNow returns what has arrived, or ErrWait.
 	ReadNow(p []byte) (int, error)
-}
-
-// Now returns how to read c without waiting, or nil.
-func Now(c net.Conn) func([]byte) (int, error) {
-	if w, ok := c.(Waitless); ok {
-		return w.ReadNow
-	}
-	s, ok := c.(syscall.Conn)
-	if !ok {
-		return nil
-	}
-	raw, err := s.SyscallConn()
-	if err != nil {
-		return nil
-	}
-	return func(p []byte) (int, error) { return readNow(raw, p) }
 }
 
 // NetConn returns the wrapped connection.
@@ -91,7 +84,15 @@ func (t *Transport) Read(p []byte) (int, error) {
 	if t.noWait {
 		return t.now(p)
 	}
-	return t.Conn.Read(p)
+	return t.rw.Read(p)
+}
+
+// ReadNow implements Waitless.
+func (t *Transport) ReadNow(p []byte) (int, error) {
+	if t.now == nil {
+		return 0, ErrWait
+	}
+	return t.now(p)
 }
 
 // Write collects while a larger Write above is under way.
@@ -99,7 +100,7 @@ func (t *Transport) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.holding {
-		return t.Conn.Write(p)
+		return t.rw.Write(p)
 	}
 	if t.held == nil {
 		t.held = buffers.Get().(*[]byte)
@@ -110,7 +111,7 @@ func (t *Transport) Write(p []byte) (int, error) {
 		}
 	}
 	if len(p) > maxHeld {
-		return t.Conn.Write(p)
+		return t.rw.Write(p)
 	}
 	*t.held = append(*t.held, p...)
 	return len(p), nil
@@ -120,7 +121,7 @@ func (t *Transport) flush() error {
 	if t.held == nil || len(*t.held) == 0 {
 		return nil
 	}
-	_, err := t.Conn.Write(*t.held)
+	_, err := t.rw.Write(*t.held)
 	*t.held = (*t.held)[:0]
 	return err
 }

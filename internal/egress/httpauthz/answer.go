@@ -57,6 +57,12 @@ func (q *request) answer(ctx context.Context, resp *http.Response, d capability.
 		clean.part = resp.StatusCode == http.StatusPartialContent
 		body = clean
 	}
+	if d.Issues != "" && resp.StatusCode < 300 {
+		if body = q.issue(resp, body, d); body == nil {
+			refuse(CodeUpstream, "the answer of the token endpoint is not the JSON object that registries send")
+			return
+		}
+	}
 	h := q.w.Header()
 	for k, v := range resp.Header {
 		h[k] = v

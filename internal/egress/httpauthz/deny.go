@@ -70,10 +70,12 @@ type denialError struct {
 	Message string `json:"message"`
 }
 
-// registryItem is how an OCI registry says no.
+// registryItem is how a registry says no: of OCI by code and message, of Cargo by
+// detail.
 type registryItem struct {
-	Code    string `json:"code"`
-	Message string `json:"message"`
+	Code    string `json:"code,omitempty"`
+	Message string `json:"message,omitempty"`
+	Detail  string `json:"detail,omitempty"`
 }
 
 // Text is the refusal in at most three lines.
@@ -164,14 +166,17 @@ func (d Denial) json(r *http.Request) denialBody {
 	if isNPM(r) {
 		b.Type, b.Error, b.Reason = "", b.Message, b.Message
 	}
-	if strings.HasPrefix(r.URL.Path, "/v2/") {
-		b.Errors = []registryItem{{"DENIED", b.Message}}
+	switch {
+	case strings.HasPrefix(r.URL.Path, "/v2/"):
+		b.Errors = []registryItem{{Code: "DENIED", Message: b.Message}}
+	case isCargoAPI(r):
+		b.Errors = []registryItem{{Detail: b.Message}}
 	}
 	return b
 }
 
 func wantsJSON(r *http.Request) bool {
-	if isNPM(r) {
+	if isNPM(r) || isCargoAPI(r) || isOCI(r) {
 		return true
 	}
 	for _, list := range [][]string{r.Header["Accept"], r.Header["Content-Type"]} {
@@ -189,4 +194,25 @@ func wantsJSON(r *http.Request) bool {
 func isNPM(r *http.Request) bool {
 	ua := r.UserAgent()
 	return strings.HasPrefix(ua, "npm/") || strings.HasPrefix(ua, "pnpm/") || strings.HasPrefix(ua, "yarn/")
+}
+
+// isCargoAPI knows what cargo asks of a registry's API, not of its index: there
+// it prints the errors of an answer in JSON, and of any other all headers.
+func isCargoAPI(r *http.Request) bool {
+	return strings.HasPrefix(r.UserAgent(), "cargo") && strings.HasPrefix(r.URL.Path, "/api/v1/crates")
+}
+
+// isOCI knows requests to registries of images, some of which accept nothing in
+// particular.
+func isOCI(r *http.Request) bool {
+	path, ok := strings.CutPrefix(r.URL.Path, "/v2")
+	if !ok {
+		return false
+	}
+	for _, part := range []string{"/manifests/", "/blobs/", "/tags/", "/referrers/"} {
+		if strings.Contains(path, part) {
+			return true
+		}
+	}
+	return path == "/" || path == "/_catalog"
 }

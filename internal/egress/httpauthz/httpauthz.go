@@ -90,6 +90,7 @@ type Handler struct {
 	limits  Limits
 	counter counter
 	held    budget
+	tokens  tokens
 	revoked atomic.Bool
 	mu      sync.Mutex
 	active  map[*context.CancelCauseFunc]struct{}
@@ -103,6 +104,7 @@ var (
 // Revoke ends every request that carries a credential, and denies later ones.
 func (h *Handler) Revoke() {
 	h.revoked.Store(true)
+	h.tokens.forget()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for cancel := range h.active {
@@ -165,7 +167,7 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, dst hostport.Hos
 		scheme = "https://"
 	}
 	q.resource = vocabulary.Resource(scheme + dst.String() + "/")
-	h.start.Do(func() { h.limits = h.Limits.filled() })
+	h.start.Do(func() { h.limits, h.Identity.Issued = h.Limits.filled(), h.tokens.issued })
 	if message, ok := h.counter.enter(dst, h.limits); !ok {
 		q.busy(message)
 		return
@@ -290,8 +292,12 @@ func (q *request) forward(d capability.Decision, body io.Reader, length int64) {
 			q.deny(http.StatusForbidden, revoked(d.Reason.Rule))
 			return
 		}
-		use = &wire.CredentialUse{Name: d.Swap.Credential, Action: q.action, Resource: q.resource}
-		more["credential"] = d.Swap.Credential
+		if !d.Swap.Issued {
+			use = &wire.CredentialUse{Name: d.Swap.Credential, Action: q.action, Resource: q.resource}
+		}
+		if d.Swap.Credential != "" {
+			more["credential"] = d.Swap.Credential
+		}
 	}
 	if len(d.Dropped) > 0 {
 		more["dropped"] = strings.Join(d.Dropped, ",")
@@ -308,6 +314,12 @@ func (q *request) forward(d capability.Decision, body io.Reader, length int64) {
 	if err != nil {
 		q.unauthorized(err, d)
 		return
+	}
+	if d.Swap != nil && d.Swap.Issued {
+		real = h.tokens.real(q.c.header.Get(d.Swap.Slot.Header))
+	}
+	if d.Issues != "" {
+		q.c.header.Set("Accept-Encoding", "identity") // the answer is read
 	}
 	var scrub *scrubber
 	if d.Swap != nil {

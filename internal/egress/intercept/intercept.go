@@ -130,7 +130,7 @@ func denial(dst hostport.HostPort, secure bool, code, message string) httpauthz.
 
 // Serve takes over a connection bound to dst and returns when it has ended.
 func (s *Server) Serve(conn net.Conn, dst hostport.HostPort, secure bool) {
-	f := &flow{Conn: conn, dst: dst, secure: secure, closed: make(chan struct{})}
+	f := &flow{Conn: conn, bytes: gather.Under(conn), dst: dst, secure: secure, closed: make(chan struct{})}
 	defer f.Close()
 	f.SetDeadline(time.Now().Add(helloTimeout))
 	var out net.Conn = f
@@ -220,6 +220,7 @@ func looksLikeHTTP(b []byte) bool {
 // flow is a connection with what it is bound to.
 type flow struct {
 	net.Conn
+	bytes  *gather.Transport // reads and writes Conn
 	dst    hostport.HostPort
 	secure bool
 	prefix []byte
@@ -234,8 +235,10 @@ func (f *flow) Read(b []byte) (int, error) {
 		f.prefix = f.prefix[n:]
 		return n, nil
 	}
-	return f.Conn.Read(b)
+	return f.bytes.Read(b)
 }
+
+func (f *flow) Write(b []byte) (int, error) { return f.bytes.Write(b) }
 
 // Abort resets the connection, where it can.
 func (f *flow) Abort() { framing.Reset(f.Conn) }
@@ -245,10 +248,7 @@ func (f *flow) ReadNow(b []byte) (int, error) {
 	if len(f.prefix) > 0 {
 		return f.Read(b)
 	}
-	if now := gather.Now(f.Conn); now != nil {
-		return now(b)
-	}
-	return 0, gather.ErrWait
+	return f.bytes.ReadNow(b)
 }
 
 func (f *flow) Close() error {

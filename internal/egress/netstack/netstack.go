@@ -13,7 +13,8 @@
 //
 // Figures: at most MaxFlows streams at a time, each with at most BufferMax bytes
 // in either direction; at most maxHandshakes half-open ones; at most
-// maxQueries DNS queries at a time, further ones are dropped and asked again.
+// maxQueries DNS queries at a time, and some hundred that wait; further ones are
+// dropped, which Dropped hears of, and clients ask again.
 package netstack
 
 import (
@@ -52,6 +53,9 @@ type Handler interface {
 	DNS(query []byte) []byte
 	// Refused hears of everything else that was refused. It must not block.
 	Refused(kind Kind, dst netip.AddrPort)
+	// Dropped hears of n DNS queries that came when there was no room, so that
+	// each one is either answered or counted. It must not block.
+	Dropped(n uint64)
 }
 
 // Config of a stack. Guest addresses belong to the sandbox, Gateway addresses

@@ -2,9 +2,9 @@ package netstack
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
+	"sync"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
@@ -16,8 +16,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
-
-	"github.com/bulkhead-dev/bulkhead/internal/egress/gather"
 )
 
 const nic = tcpip.NICID(1)
@@ -32,6 +30,9 @@ type Stack struct {
 	handler Handler
 	flows   chan struct{}
 	dns     []*gonet.UDPConn
+
+	mu      sync.Mutex
+	dropped uint64 // queries that Dropped has heard of
 }
 
 // New starts a stack on the TAP descriptor link, which it owns from now on.
@@ -146,26 +147,9 @@ func (s *Stack) connection(r *tcp.ForwarderRequest) {
 	}
 	r.Complete(false)
 	ep.SocketOptions().SetKeepAlive(true)
-	conn := stream{gonet.NewTCPConn(&wq, ep), ep}
+	conn := newStream(&wq, ep, s.link)
 	defer conn.Close()
 	serve(conn)
-}
-
-// stream is a connection of the sandbox.
-type stream struct {
-	*gonet.TCPConn
-	ep tcpip.Endpoint
-}
-
-// ReadNow implements gather.Waitless.
-func (s stream) ReadNow(p []byte) (int, error) {
-	w := tcpip.SliceWriter(p)
-	got, terr := s.ep.Read(&w, tcpip.ReadOptions{})
-	if terr != nil {
-		return 0, gather.ErrWait // also at the end: the next Read will tell
-	}
-	s.ep.ModerateRecvBuf(got.Count)
-	return got.Count, nil
 }
 
 // datagram sees what no endpoint takes; false makes it "port unreachable".
@@ -182,18 +166,26 @@ func (s *Stack) queries(c *gonet.UDPConn) {
 		if err != nil {
 			return
 		}
-		select {
-		case slots <- struct{}{}:
-		default:
-			continue
-		}
+		s.countDropped()
 		query := append([]byte(nil), buf[:n]...)
+		slots <- struct{}{} // what comes meanwhile waits in the endpoint
 		go func() {
 			defer func() { <-slots }()
 			if answer := s.handler.DNS(query); answer != nil {
 				c.WriteTo(answer, from)
 			}
 		}()
+	}
+}
+
+// countDropped tells of what the endpoints had no room for. Only they take
+// datagrams, and one is dropped only while others wait, so that a read follows.
+func (s *Stack) countDropped() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := s.stack.Stats().UDP.ReceiveBufferErrors.Value(); now > s.dropped {
+		s.handler.Dropped(now - s.dropped)
+		s.dropped = now
 	}
 }
 
@@ -207,8 +199,3 @@ func (s *Stack) Close() {
 		s.link.Close()
 	}
 }
-
-var (
-	_ net.Conn        = stream{}
-	_ gather.Waitless = stream{}
-)

@@ -109,7 +109,7 @@ func address6(i uint32) [16]byte {
 
 // Refusal is what was asked and not answered with an address, for the record.
 type Refusal struct {
-	Name string // as asked, or what could be read of it
+	Name string // as asked; "." if none was
 	Type string
 	Code string // "no-grant", "bad-request", "protocol-refused"
 	// Message says why, if the decider said it.
@@ -132,18 +132,19 @@ func (r *Resolver) Answer(query []byte) []byte {
 	var p dnsmessage.Parser
 	head, err := p.Start(query)
 	if err != nil || head.Response || len(query) > 4096 {
+		r.refused(Refusal{Name: ".", Code: "bad-request", Message: "not a DNS query"})
 		return nil
 	}
 	reply := dnsmessage.Header{ID: head.ID, Response: true, OpCode: head.OpCode, RecursionDesired: head.RecursionDesired, RecursionAvailable: true}
 	if head.OpCode != 0 {
 		reply.RCode = dnsmessage.RCodeNotImplemented
-		r.refused(Refusal{Code: "protocol-refused", Type: fmt.Sprintf("opcode %d", head.OpCode)})
+		r.refused(Refusal{Name: ".", Code: "protocol-refused", Type: fmt.Sprintf("opcode %d", head.OpCode), Message: "only ordinary queries are answered"})
 		return build(reply, nil, nil, "")
 	}
 	questions, err := p.AllQuestions()
 	if err != nil || len(questions) != 1 {
 		reply.RCode = dnsmessage.RCodeFormatError
-		r.refused(Refusal{Code: "bad-request"})
+		r.refused(Refusal{Name: ".", Code: "bad-request", Message: "the query is not one question that can be read"})
 		return build(reply, nil, nil, "")
 	}
 	q := questions[0]

@@ -103,6 +103,18 @@ func TestOnlyAddressesOfGrantedNames(t *testing.T) {
 	}
 }
 
+// What deserves no answer is on record all the same.
+func TestRubbishIsRecorded(t *testing.T) {
+	answer := query(t, "api.example.com.", dnsmessage.TypeA, dnsmessage.ClassINET)
+	answer[2] |= 0x80 // "this is an answer"
+	for _, rubbish := range [][]byte{nil, {1, 2, 3}, answer, make([]byte, 5000)} {
+		var refused []Refusal
+		if a := testResolver(&refused).Answer(rubbish); a != nil || len(refused) != 1 || refused[0].Code != "bad-request" {
+			t.Errorf("%.20q: answered %q, recorded %v", rubbish, a, refused)
+		}
+	}
+}
+
 func TestRefusalSaysWhy(t *testing.T) {
 	var refused []Refusal
 	q := query(t, "secret.collector.test.", dnsmessage.TypeA, dnsmessage.ClassINET)

@@ -33,9 +33,12 @@ func configure(fd int) error {
 	if err != nil {
 		return err
 	}
-	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+	ifr.SetUint16(sandbox.LinkFlags)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
 		return fmt.Errorf("TUNSETIFF: %w", err)
+	}
+	if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, sandbox.LinkOffload); err != nil {
+		return fmt.Errorf("TUNSETOFFLOAD: %w", err)
 	}
 	// The device goes with its network namespace, in the background. Without
 	// this, whoever closes it last waits some 15 ms for the kernel's RCU.
