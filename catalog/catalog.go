@@ -16,6 +16,12 @@ var Services embed.FS
 //go:embed presets
 var Presets embed.FS
 
+// Registry is registry.yaml: the form from which a service for a registry of
+// images of the user's own is made.
+//
+//go:embed registry.yaml
+var Registry []byte
+
 // Logins holds logins/NAME.yaml: where a program keeps its login on the host.
 //
 //go:embed logins

@@ -56,11 +56,11 @@ func TestAbuse(t *testing.T) { abuse(t, thisLane(t), user{}, otherUser(t)) }
 
 // The same through the relay, with both sessions of one user.
 func TestAbuseOfTheRelay(t *testing.T) {
-	l := thisLane(t)
-	if l.ratio {
-		return // the long lane is one run; the relay's gateway is the same behind its listener
+	if os.Getuid() != 0 {
+		t.Logf("uid %d cannot hide /dev/net/tun; not proven in this run, unless this host has none: the same through the relay", os.Getuid())
+		return
 	}
-	abuse(t, l, user{relay: true}, user{relay: true})
+	abuse(t, thisLane(t), user{relay: true}, user{relay: true})
 }
 
 func abuse(t *testing.T, l lane, abuser, other user) {

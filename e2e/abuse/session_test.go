@@ -77,12 +77,8 @@ func (u user) command(argv ...string) []string {
 		argv = append([]string{"setpriv", "--reuid", u.account.Uid, "--regid", u.account.Gid, "--clear-groups", "--"}, argv...)
 	}
 	if u.relay {
-		// Root hides the device in a private mount namespace; others map themselves.
-		wrap := []string{"unshare", "--mount", "--propagation", "private"}
-		if os.Getuid() != 0 {
-			wrap = append(wrap, "--map-current-user", "--keep-caps")
-		}
-		argv = append(append(wrap, "--", "sh", "-ec", `mount -t tmpfs -o mode=755 none /dev/net; exec "$@"`, "sh"), argv...)
+		// Root hides the device in a private mount namespace.
+		argv = append([]string{"unshare", "--mount", "--propagation", "private", "--", "sh", "-ec", `mount -t tmpfs -o mode=755 none /dev/net; exec "$@"`, "sh"}, argv...)
 	}
 	return argv
 }
@@ -124,7 +120,7 @@ func start(t *testing.T, u user, name, policy string, env []string, args ...stri
 		}
 	}
 	s := &session{events: filepath.Join(home, "events.jsonl"), errors: &safeBuffer{}, ended: make(chan struct{})}
-	argv := u.command(append([]string{bulkhead(), "run", "--policy", file, "--workspace", ws, "--events", s.events, "--", filepath.Join(ws, "program")}, args...)...)
+	argv := u.command(append([]string{bulkhead(), "run", "--policy", file, "--workspace", ws, "--events", s.events, "--"}, append(strings.Fields(map[bool]string{true: os.Getenv("XNICE")}[name == "loud"]), append([]string{filepath.Join(ws, "program")}, args...)...)...)...)
 	s.cmd = exec.Command(argv[0], argv[1:]...)
 	s.cmd.Dir, s.cmd.Stderr = ws, s.errors
 	s.cmd.Env = append([]string{"PATH=" + filepath.Dir(bulkhead()) + ":" + os.Getenv("PATH"), "HOME=" + home, "LANG=C.UTF-8"}, env...)

@@ -53,8 +53,8 @@ type bodySpec struct {
 	gzip bool
 	// repeat are the fields of a form that servers read as lists.
 	repeat []string
-	graph    graphSpec // of kind graphql
-	lines    string    // bodyRule.lines for every text of a graphql body
+	graph  graphSpec // of kind graphql
+	lines  string    // bodyRule.lines for every text of a graphql body
 }
 
 type closedObject struct {

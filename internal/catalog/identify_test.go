@@ -1,15 +1,12 @@
 package catalog
 
 import (
-	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -235,123 +232,6 @@ func BenchmarkIdentify(b *testing.B) {
 	}
 }
 
-// golden is one request of testdata/identify (its README has the format).
-type golden struct {
-	line    string
-	header  http.Header
-	body    []byte
-	message []byte // on the WebSocket that the request opened
-	asked   bool
-}
-
-func (g *golden) read(text string) error {
-	if text == "" || text[0] == '#' {
-		return nil
-	}
-	if msg, ok := strings.CutPrefix(text, "> "); ok && g.line != "" {
-		g.message = []byte(msg)
-		return nil
-	}
-	if g.line == "" || g.asked {
-		*g = golden{line: text, header: http.Header{}}
-		return nil
-	}
-	switch text[0] {
-	case '{', '[':
-		g.body = []byte(text)
-		g.usually("application/json")
-	case '~':
-		g.body = []byte(strings.TrimPrefix(text[1:], " "))
-		g.usually("application/x-www-form-urlencoded")
-	case '"':
-		s, err := strconv.Unquote(text)
-		if err != nil {
-			return fmt.Errorf("%s is not quoted as Go does", text)
-		}
-		g.body = append(g.body, s...)
-	case '|':
-		end := "\n"
-		if strings.HasPrefix(g.header.Get("Content-Type"), "multipart/") {
-			end = "\r\n"
-		}
-		g.body = append(g.body, strings.TrimPrefix(text[1:], " ")+end...)
-	default:
-		k, v, ok := strings.Cut(text, ": ")
-		if !ok {
-			return fmt.Errorf("%q is no header", text)
-		}
-		g.header.Add(k, v)
-	}
-	return nil
-}
-
-func (g *golden) usually(contentType string) {
-	if g.header["Content-Type"] == nil {
-		g.header.Set("Content-Type", contentType)
-	}
-}
-
-// ask says what the request is, in the words of the file.
-func (g *golden) ask(t testing.TB, svc *Service, covered func(op string)) string {
-	r := request(t, g.line, g.header, g.body)
-	r.HasBody = g.body != nil
-	op, resource, err := svc.Identify(r)
-	contents := Contents{Uses: op.Uses, Credentials: op.Credentials}
-	if err == nil && g.message != nil {
-		own, _, _ := svc.Match(&r)
-		contents, err = svc.JudgeMessage(own, g.message)
-	}
-	switch {
-	case errors.Is(err, ErrQuery):
-		return "! query"
-	case errors.Is(err, ErrUnknownOperation):
-		return "! unknown"
-	case errors.Is(err, ErrBadBody):
-		return "! body"
-	case err != nil:
-		return err.Error()
-	}
-	covered(op.Name)
-	got := "= " + op.Name
-	if resource != "" {
-		got += " " + resource
-	}
-	for _, u := range contents.Uses {
-		name := u.Operation
-		if name == "" {
-			name = "?"
-		}
-		got += " + " + name
-		if u.Own {
-			got += " " + u.Resource
-		}
-		covered(u.Operation)
-	}
-	var slots []Slot
-	if svc.Credential != nil {
-		slots = svc.Credential.Slots
-	}
-	for _, f := range append(CredentialsIn(r, slots), contents.Credentials...) {
-		if svc.PublicKey(r, f) {
-			continue
-		}
-		if f.Kind == Infrastructure || op.Signs(f) || slices.ContainsFunc(slots, func(s Slot) bool { return s.Place() == f.Slot }) {
-			continue
-		}
-		word := " ! "
-		if f.Kind == Placed {
-			word = " @ "
-		}
-		got += word + f.Slot.String()
-	}
-	for _, name := range slices.Sorted(maps.Keys(r.Header)) {
-		if !svc.takesHeader(name) && !isSecretHeader(name) {
-			got += " - " + name
-		}
-	}
-	return got
-}
-
 // runGolden asks what each request of the file is.
 func runGolden(t *testing.T, svc *Service, file string, covered func(op string)) {
 	t.Helper()
@@ -359,18 +239,19 @@ func runGolden(t *testing.T, svc *Service, file string, covered func(op string))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var g golden
-	for n, text := range strings.Split(string(data), "\n") {
-		if !strings.HasPrefix(text, "= ") && !strings.HasPrefix(text, "! ") {
-			if err := g.read(text); err != nil {
-				t.Fatalf("%s:%d: %v", file, n+1, err)
-			}
-			continue
+	x, err := svc.Examples(file, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range x.Answers {
+		if !a.OK() {
+			t.Errorf("%s:%d: %s\n got %s\nwant %s", file, a.Line, a.Request, a.Got, a.Want)
 		}
-		if got := g.ask(t, svc, covered); got != text {
-			t.Errorf("%s:%d: %s\n got %s\nwant %s", file, n+1, g.line, got, text)
+	}
+	for _, o := range svc.Operations {
+		if !slices.Contains(x.Uncovered, o.Name) {
+			covered(o.Name)
 		}
-		g.asked = true
 	}
 }
 

@@ -11,12 +11,13 @@ import (
 
 	"github.com/bulkhead-dev/bulkhead/internal/catalog"
 	"github.com/bulkhead-dev/bulkhead/internal/catalog/openapi"
+	"github.com/bulkhead-dev/bulkhead/internal/catalog/registry"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
 func newService() *cobra.Command {
-	return noun("service", "List, show, check and add the services that a grant can name",
-		serviceList(), serviceShow(), serviceCheck(), serviceImport())
+	return noun("service", "List, show, check, test and add the services that a grant can name",
+		serviceList(), serviceShow(), serviceCheck(), serviceTest(), serviceImport(), serviceRegistry())
 }
 
 func serviceList() *cobra.Command {
@@ -173,6 +174,57 @@ and the file is yours to review before you grant anything of it.`,
 	c.Flags().StringVar(&o.Name, "name", "", "`NAME` of the service")
 	c.Flags().StringSliceVar(&o.Servers, "server", nil, "`URL` instead of the document's servers")
 	c.Flags().StringSliceVar(&o.Resource, "resource", nil, "path `PARAMETER,…` that a grant can be limited to")
+	c.Flags().StringVarP(&output, "output", "o", "", "write to `FILE` (-: standard output) instead of your services")
+	c.Flags().BoolVar(&force, "force", false, "replace a file that exists")
+	c.MarkFlagRequired("name")
+	return c
+}
+
+func serviceRegistry() *cobra.Command {
+	var o registry.Options
+	var output string
+	var force bool
+	c := &cobra.Command{
+		Use:   "registry HOST --name NAME",
+		Short: "Make a service of your own from a registry of images",
+		Long: `Make a service of your own from a registry of images (Harbor, GitLab, Artifactory, …).
+
+It has the operations of the catalogue's own registries: pull, push, delete and so on, each for
+named repositories. Of a registry that hands out tokens give the realm and the service that it
+names itself: curl -sI https://HOST/v2/ shows them in WWW-Authenticate.`,
+		Example: "  bulkhead service registry harbor.corp.example --name harbor \\\n" +
+			"    --realm https://harbor.corp.example/service/token --service harbor-registry",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Host = args[0]
+			file, err := registry.Make(o)
+			if err != nil {
+				return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "%v", err)
+			}
+			if _, taken := catalog.Default().Service(o.Name); taken {
+				return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "%s is a service of Bulkhead's own catalogue; give yours another --name", o.Name)
+			}
+			if output == "-" {
+				_, err := cmd.OutOrStdout().Write(file)
+				return err
+			}
+			if output == "" {
+				dir, err := serviceDir()
+				if err != nil {
+					return err
+				}
+				output = filepath.Join(dir, o.Name+".yaml")
+			}
+			if err := writeNew(output, file, force); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s; review it: bulkhead grant explain %s\n", output, o.Name)
+			return nil
+		},
+	}
+	c.Flags().StringVar(&o.Name, "name", "", "`NAME` of the service")
+	c.Flags().StringVar(&o.Realm, "realm", "", "`URL` of its token endpoint")
+	c.Flags().StringVar(&o.Service, "service", "", "`NAME` that it gives itself there")
 	c.Flags().StringVarP(&output, "output", "o", "", "write to `FILE` (-: standard output) instead of your services")
 	c.Flags().BoolVar(&force, "force", false, "replace a file that exists")
 	c.MarkFlagRequired("name")

@@ -119,7 +119,9 @@ func TestJournalSurvivesAFullLog(t *testing.T) {
 func TestJournalCloses(t *testing.T) {
 	l := &ledger{time: time.Now()}
 	j := newJournal(func(e v1.Event) error {
-		time.Sleep(time.Millisecond)
+		if e.Attrs["count"] == "" {
+			time.Sleep(50 * time.Millisecond)
+		}
 		return l.record(e)
 	})
 	const n = 3 * queued
@@ -129,5 +131,17 @@ func TestJournalCloses(t *testing.T) {
 	j.close()
 	if l.total != n {
 		t.Errorf("%d refusals were recorded as %d", n, l.total)
+	}
+}
+
+// Queries that the link's stack dropped are on record in their number.
+func TestDroppedQueriesAreCounted(t *testing.T) {
+	l := &ledger{time: time.Unix(1e9, 0)}
+	g := &gateway{journal: l.journal()}
+	(*packets)(g).Dropped(7)
+	(*packets)(g).Dropped(5)
+	g.close()
+	if l.total != 12 || l.lines != 1 {
+		t.Errorf("12 dropped queries were recorded as %d in %d lines", l.total, l.lines)
 	}
 }

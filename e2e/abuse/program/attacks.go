@@ -22,7 +22,8 @@ import (
 var attacks = []attackProgram{
 	{"slow-headers", 200, slowHeaders},
 	{"slow-bodies", 200, slowBodies},
-	{"slow-reads", 100, slowReads},
+	{"slow-reads", 100, slowReads("/open/endless")},
+	{"slow-tiny-reads", 100, slowReads("/open/drops")},
 	{"connections", 32, connections},
 	{"half-open", 16, halfOpen},
 	{"idle-connections", 600, idleConnections},
@@ -85,19 +86,22 @@ func slowBodies(ctx context.Context, blows *atomic.Int64) {
 	})
 }
 
-func slowReads(ctx context.Context, blows *atomic.Int64) {
-	c, err := secure(ctx, openHost, "http/1.1")
-	if err != nil {
-		return
-	}
-	defer c.Close()
-	io.WriteString(c, "GET /open/endless HTTP/1.1\r\nHost: "+openHost+"\r\n\r\n")
-	for one := make([]byte, 1); ; {
-		if _, err := c.Read(one); err != nil || ctx.Err() != nil {
+// slowReads takes a byte a second of an answer that does not end.
+func slowReads(path string) func(context.Context, *atomic.Int64) {
+	return func(ctx context.Context, blows *atomic.Int64) {
+		c, err := secure(ctx, openHost, "http/1.1")
+		if err != nil {
 			return
 		}
-		blows.Add(1)
-		pause(ctx, time.Second)
+		defer c.Close()
+		io.WriteString(c, "GET "+path+" HTTP/1.1\r\nHost: "+openHost+"\r\n\r\n")
+		for one := make([]byte, 1); ; {
+			if _, err := c.Read(one); err != nil || ctx.Err() != nil {
+				return
+			}
+			blows.Add(1)
+			pause(ctx, time.Second)
+		}
 	}
 }
 

@@ -237,19 +237,21 @@ func (x *exchange) refresh(presented string) (Reply, Outcome) {
 
 const codeLogin = "credential.login"
 
-// mayBegin refuses a login begun inside that nobody allowed.
-func (x *exchange) mayBegin() (Reply, Outcome, bool) {
+// mayBegin refuses a login begun inside that nobody allowed, with the status
+// given: GitHub CLI takes a 403 of the device endpoint for "no device logins
+// here", and waits for a browser instead.
+func (x *exchange) mayBegin(status int) (Reply, Outcome, bool) {
 	if x.l.opts.AllowLogin {
 		return Reply{}, Outcome{}, true
 	}
-	r, o := x.deny(codeLogin, http.StatusForbidden, "access_denied", "operation-not-granted", "a login of "+x.l.spec.Name+" was begun inside, which the policy does not allow",
+	r, o := x.deny(codeLogin, status, "access_denied", "operation-not-granted", "a login of "+x.l.spec.Name+" was begun inside, which the policy does not allow",
 		"log in on the host ("+x.l.spec.Again+"), or start with allow-login: true under the credential")
 	return r, o, false
 }
 
 // code completes a login begun inside (RFC 6749 section 4.1.3, RFC 7636).
 func (x *exchange) code(fields map[string]string) (Reply, Outcome) {
-	if r, o, ok := x.mayBegin(); !ok {
+	if r, o, ok := x.mayBegin(http.StatusForbidden); !ok {
 		return r, o
 	}
 	send := [][2]string{{"grant_type", "authorization_code"}}
@@ -276,7 +278,7 @@ func (x *exchange) code(fields map[string]string) (Reply, Outcome) {
 // deviceStart begins a device login (RFC 8628 section 3.1) on the host's behalf.
 // The device code is as good as the token once the person agrees: it stays here.
 func (x *exchange) deviceStart() (Reply, Outcome) {
-	if r, o, ok := x.mayBegin(); !ok {
+	if r, o, ok := x.mayBegin(http.StatusBadRequest); !ok {
 		return r, o
 	}
 	l := x.l
@@ -305,7 +307,7 @@ func (x *exchange) deviceStart() (Reply, Outcome) {
 }
 
 func (x *exchange) devicePoll(presented string) (Reply, Outcome) {
-	if r, o, ok := x.mayBegin(); !ok {
+	if r, o, ok := x.mayBegin(http.StatusBadRequest); !ok {
 		return r, o
 	}
 	l := x.l

@@ -98,6 +98,7 @@ type Dialer struct {
 	turn      atomic.Uint32
 	transport *http.Transport // for requests that came over HTTP/2: either
 	plain     *http.Transport // for the others: HTTP/1.1
+	small     *exchanger      // for small ones of these
 	sessions  tls.ClientSessionCache
 }
 
@@ -113,8 +114,16 @@ func New(cfg Config) *Dialer {
 	}
 	d.resolver = &net.Resolver{PreferGo: true, StrictErrors: false, Dial: d.nameserver}
 	d.transport, d.plain = d.pool(true), d.pool(false)
+	d.small = &exchanger{dial: func(ctx context.Context, addr string, secure bool) (net.Conn, error) {
+		if secure {
+			return d.pooled(ctx, addr, onlyHTTP1)
+		}
+		return d.pooled(ctx, addr, nil)
+	}}
 	return d
 }
+
+var onlyHTTP1 = []string{"http/1.1"}
 
 // pool makes the transport of one of the two kinds of upstream connections. A
 // request goes on in the protocol that it came in: HTTP/1.1 costs half of what
@@ -123,7 +132,7 @@ func (d *Dialer) pool(h2 bool) *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(h2)
-	alpn := []string{"http/1.1"}
+	alpn := onlyHTTP1
 	if h2 {
 		alpn = []string{"h2", "http/1.1"}
 	}
@@ -154,11 +163,16 @@ func (d *Dialer) RoundTrip(p *capability.Permit, req *http.Request) (*http.Respo
 	if p == nil || p.Opaque() || req.URL.Scheme != want || !matches(p, req.URL.Hostname(), req.URL.Port()) {
 		return nil, ErrNoPermit
 	}
+	ctx := context.WithValue(req.Context(), permitKey{}, p)
+	// A connection through a proxy cannot be asked whether it is still open.
+	if d.small.takes(req) && d.route(p.Host()).proxy == nil {
+		return d.small.roundTrip(req.WithContext(ctx), target{net.JoinHostPort(p.Host().String(), strconv.Itoa(int(p.Port()))), p.TLS()})
+	}
 	pool := d.plain
 	if req.ProtoMajor == 2 && req.Header.Get("Upgrade") == "" {
 		pool = d.transport // HTTP/2 cannot become another protocol
 	}
-	return pool.RoundTrip(req.WithContext(context.WithValue(req.Context(), permitKey{}, p)))
+	return pool.RoundTrip(req.WithContext(ctx))
 }
 
 func matches(p *capability.Permit, host, port string) bool {
@@ -179,6 +193,7 @@ func (d *Dialer) Opaque(ctx context.Context, p *capability.Permit) (net.Conn, er
 func (d *Dialer) CloseIdle() {
 	d.transport.CloseIdleConnections()
 	d.plain.CloseIdleConnections()
+	d.small.closeIdle()
 }
 
 // pooled dials for the transport's pool. The permit of the request that needed

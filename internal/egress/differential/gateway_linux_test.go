@@ -11,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"hash"
 	"io"
 	"maps"
@@ -362,8 +363,10 @@ func (l *lane) through(dst hostport.HostPort, secure, h2 bool, answerer string, 
 			return nil, errors.New("a handler does not end")
 		}
 	}
-	r.dialer.CloseIdle()
-	conns := l.tap.finish()
+	conns, ended := l.tap.finish(r.dialer.CloseIdle)
+	if !ended {
+		return nil, errors.New("a connection to the upstream does not end")
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -381,8 +384,7 @@ func (r *run) quiet(in *inside, played <-chan error) error {
 	sent, still := false, 0
 	for !in.ended.Load() {
 		if time.Now().After(deadline) {
-			r.cut = true
-			return nil
+			return fmt.Errorf("nothing ends for %v: everything sent %v, the gateway waits for more %v, %d requests under way, %d of them wait for their bodies", patience, sent, in.waiting.Load(), r.active.Load(), r.bodies.Load())
 		}
 		select {
 		case err := <-played:

@@ -45,14 +45,15 @@ func (l *lane) frames(in string) play {
 			w.request(id, strings.Split(request, nextFrame))
 			id += 2
 		}
-		w.wait()
-		return w.err
+		return w.wait()
 	}
 }
 
 type client2 struct {
-	mu      sync.Mutex
+	writing sync.Mutex // not held by who reads: a pipe has no buffer
 	f       *http2.Framer
+
+	mu      sync.Mutex
 	open    map[uint32]bool // ended by us, and not answered
 	gone    bool
 	err     error
@@ -60,11 +61,20 @@ type client2 struct {
 }
 
 func (w *client2) write(f func() error) {
+	w.writing.Lock()
+	defer w.writing.Unlock()
+	if err := f(); err != nil {
+		w.mu.Lock()
+		w.err = err
+		w.mu.Unlock()
+	}
+}
+
+// opened notes whether an answer to the stream is to be awaited.
+func (w *client2) opened(id uint32, awaited bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.err == nil {
-		w.err = f()
-	}
+	w.open[id] = awaited
 }
 
 func (w *client2) request(id uint32, frames []string) {
@@ -74,8 +84,8 @@ func (w *client2) request(id uint32, frames []string) {
 		frames = append(frames[:1:1], frames[2:]...)
 		ends = len(frames) == 1
 	}
+	w.opened(id, frames[len(frames)-1] != "X")
 	w.write(func() error {
-		w.open[id] = frames[len(frames)-1] != "X"
 		b := list(frames[0])
 		half := len(b)
 		if split {
@@ -100,7 +110,7 @@ func (w *client2) request(id uint32, frames []string) {
 			case "T":
 				return w.f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: list(rest), EndHeaders: true, EndStream: last})
 			case "R":
-				delete(w.open, id)
+				w.opened(id, false)
 				return w.f.WriteRSTStream(id, http2.ErrCodeCancel)
 			case "F":
 				if len(rest) >= 2 {
@@ -158,7 +168,7 @@ func (w *client2) read() {
 }
 
 // wait returns when every request that has been sent is answered.
-func (w *client2) wait() {
+func (w *client2) wait() error {
 	timeout := time.After(2 * time.Second)
 	for {
 		w.mu.Lock()
@@ -168,15 +178,18 @@ func (w *client2) wait() {
 				left++
 			}
 		}
-		gone := w.gone || w.err != nil
+		gone, err := w.gone, w.err
 		w.mu.Unlock()
-		if left == 0 || gone {
-			return
+		if gone && err == nil {
+			err = io.ErrClosedPipe // what is under way breaks off with the connection
+		}
+		if left == 0 || err != nil {
+			return err
 		}
 		select {
 		case <-w.changed:
 		case <-timeout:
-			return
+			return nil
 		}
 	}
 }

@@ -178,6 +178,11 @@ func sameHeader(got reading, judged http.Header) string {
 			m[n] = []string{strings.Join(values, sep)}
 		}
 	}
+	if len(want["authorization"]) > 0 && len(have["range"]) == 0 {
+		// Under a credential short ranges are left out: an echo could hide in them.
+		delete(want, "range")
+		delete(want, "if-range")
+	}
 	if !maps.EqualFunc(want, have, slices.Equal) {
 		return fmt.Sprintf("headers %q, judged %q", have, want)
 	}

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -149,15 +150,29 @@ func (t *tap) serve(c net.Conn, secure bool) {
 	}
 }
 
-// finish waits until the servers have ended all connections and returns these.
-func (t *tap) finish() []*tapped {
+// finish waits until all connections have ended, at both ends, and returns them.
+// A connection whose stream was broken off is idle only a little later.
+func (t *tap) finish(closeIdle func()) (conns []*tapped, ended bool) {
+	closeIdle()
 	for _, l := range []net.Listener{t.plain, t.secured} {
 		t.mark(l)
 	}
-	t.open.Wait()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return slices.Clone(t.conns)
+	all := make(chan struct{})
+	go func() {
+		t.open.Wait()
+		close(all)
+	}()
+	for range 3000 {
+		select {
+		case <-all:
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			return slices.Clone(t.conns), true
+		case <-time.After(10 * time.Millisecond):
+			closeIdle()
+		}
+	}
+	return nil, false
 }
 
 // mark returns when all connections that were made before have been accepted.
@@ -233,6 +248,9 @@ func readHTTP1(b []byte, conn int) (out []reading, rest string) {
 
 func readHTTP2(b []byte, conn int) (out []reading, rest string) {
 	b, ok := bytes.CutPrefix(b, []byte(http2.ClientPreface))
+	if strings.HasPrefix(http2.ClientPreface, string(b)) {
+		return nil, "" // opened, and not used
+	}
 	if !ok {
 		return nil, fmt.Sprintf("no preface in %q", b)
 	}

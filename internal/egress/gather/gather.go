@@ -14,6 +14,7 @@ package gather
 
 import (
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -95,6 +96,14 @@ func (t *Transport) ReadNow(p []byte) (int, error) {
 	return t.now(p)
 }
 
+// Silent reports whether nothing has arrived and the connection is open, as far as
+// can be told; what has arrived is lost. To be called by the reader.
+func (t *Transport) Silent() bool {
+	var b [1]byte
+	n, err := t.ReadNow(b[:])
+	return n == 0 && err == ErrWait
+}
+
 // Write collects while a larger Write above is under way.
 func (t *Transport) Write(p []byte) (int, error) {
 	t.mu.Lock()
@@ -169,6 +178,19 @@ func (c *Conn) Read(p []byte) (int, error) {
 	}
 	c.under.noWait = false
 	return n, nil
+}
+
+// Silent reports whether no data has arrived and the connection is open; what TLS
+// itself has sent since, such as tickets, is taken in. To be called by the reader.
+func (c *Conn) Silent() bool {
+	if c.under.now == nil {
+		return true // nobody can tell
+	}
+	var b [1]byte
+	c.under.noWait = true
+	n, err := c.Conn.Read(b[:])
+	c.under.noWait = false
+	return n == 0 && errors.Is(err, ErrWait)
 }
 
 // Write sends p in one piece.

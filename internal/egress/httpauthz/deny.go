@@ -131,6 +131,11 @@ func (d Denial) Write(w http.ResponseWriter, r *http.Request) {
 		h.Set("Content-Type", "text/plain; charset=utf-8")
 	}
 	h.Set("Content-Length", strconv.Itoa(len(body)))
+	if isTokenRequest(r) && isContainersImage(r) {
+		// It shows what a 401 says and nothing of another status. Without a
+		// challenge it asks for no password.
+		d.Status = http.StatusUnauthorized
+	}
 	if !isNPM(r) { // it shows both
 		framing.From(r.Context()).Phrase(d.Status, http.StatusText(d.Status)+" by "+d.line())
 	}
@@ -167,7 +172,7 @@ func (d Denial) json(r *http.Request) denialBody {
 		b.Type, b.Error, b.Reason = "", b.Message, b.Message
 	}
 	switch {
-	case strings.HasPrefix(r.URL.Path, "/v2/"):
+	case strings.HasPrefix(r.URL.Path, "/v2/"), isTokenRequest(r):
 		b.Errors = []registryItem{{Code: "DENIED", Message: b.Message}}
 	case isCargoAPI(r):
 		b.Errors = []registryItem{{Detail: b.Message}}
@@ -176,7 +181,7 @@ func (d Denial) json(r *http.Request) denialBody {
 }
 
 func wantsJSON(r *http.Request) bool {
-	if isNPM(r) || isCargoAPI(r) || isOCI(r) {
+	if isNPM(r) || isCargoAPI(r) || isOCI(r) || isTokenRequest(r) {
 		return true
 	}
 	for _, list := range [][]string{r.Header["Accept"], r.Header["Content-Type"]} {
@@ -215,4 +220,17 @@ func isOCI(r *http.Request) bool {
 		}
 	}
 	return path == "/" || path == "/_catalog"
+}
+
+// isTokenRequest knows the requests for a token of a registry of images, on
+// whichever host it hands them out.
+func isTokenRequest(r *http.Request) bool {
+	q := r.URL.Query()
+	return r.Method == http.MethodGet && q.Get("service") != "" && strings.Contains(q.Get("scope"), ":")
+}
+
+// isContainersImage knows skopeo, podman and buildah by how they name themselves.
+func isContainersImage(r *http.Request) bool {
+	ua := r.UserAgent()
+	return strings.HasPrefix(ua, "skopeo/") || strings.HasPrefix(ua, "libpod/") || strings.HasPrefix(ua, "Buildah/") || strings.HasPrefix(ua, "containers/")
 }

@@ -30,6 +30,7 @@ function collect(lane, req, res, r) {
   say({kind: 'head', ...r}) // at once: a body that breaks off ends after its connection
   req.on('data', c => { hash.update(c); length += c.length })
   req.on('end', () => {
+    if (req.aborted || req.stream?.aborted) return // Node says end of what was reset, too
     say({kind: 'request', conn: r.conn, nth: r.nth, lane, length, hash: hash.digest('hex'), trailers: Object.keys(req.trailers ?? {})})
     res.writeHead(200, {'x-read': 'yes', 'content-length': 2})
     res.end('ok')

@@ -1,0 +1,80 @@
+package httpauthz
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/bulkhead-dev/bulkhead/internal/capability"
+	"github.com/bulkhead-dev/bulkhead/internal/secret"
+)
+
+func issueOf(h *Handler, body string, header http.Header) (string, *http.Response) {
+	resp := &http.Response{StatusCode: 200, Header: header, Trailer: http.Header{"X": nil}}
+	out := (&request{h: h}).issue(resp, strings.NewReader(body), capability.Decision{Issues: "docker-hub", Swap: &capability.Swap{Credential: "hub"}})
+	if out == nil {
+		return "", resp
+	}
+	data, _ := io.ReadAll(out)
+	return string(data), resp
+}
+
+// The sandbox gets a stand-in and nothing else that the token endpoint said.
+func TestIssue(t *testing.T) {
+	h := &Handler{}
+	got, resp := issueOf(h, `{"token":"real-token","access_token":"real-token","refresh_token":"real-refresh","id_token":"real-id","expires_in":300,"issued_at":"2026-01-02T03:04:05Z"}`,
+		http.Header{"X-Token": {"real-token"}, "Link": {"<real-token>"}, "Date": {"now"}})
+	var a map[string]any
+	if err := json.Unmarshal([]byte(got), &a); err != nil {
+		t.Fatalf("%q: %v", got, err)
+	}
+	standIn, _ := a["token"].(string)
+	if strings.Contains(got, "real") || len(a) != 4 || !strings.HasPrefix(standIn, standInPrefix) || a["access_token"] != a["token"] || a["expires_in"] != 300.0 {
+		t.Errorf("%s", got)
+	}
+	if len(resp.Header) != 3 || resp.Trailer != nil || resp.ContentLength != int64(len(got)) {
+		t.Errorf("%v %v", resp.Header, resp.ContentLength)
+	}
+	if name, ok := h.tokens.issued("docker-hub", secret.New([]byte(standIn))); !ok || name != "hub" {
+		t.Errorf("%q %v", name, ok)
+	}
+	for service, value := range map[string]string{"ghcr": standIn, "docker-hub": "real-token"} {
+		if _, ok := h.tokens.issued(service, secret.New([]byte(value))); ok {
+			t.Errorf("%s takes %q", service, value)
+		}
+	}
+	if real := h.tokens.real("Bearer " + standIn); !real.Equal([]byte("real-token")) {
+		t.Error("the token is not the one that was issued")
+	}
+	h.Revoke()
+	if _, ok := h.tokens.issued("docker-hub", secret.New([]byte(standIn))); ok || !h.tokens.real("Bearer "+standIn).Empty() {
+		t.Error("a stand-in outlives the revocation")
+	}
+}
+
+func TestIssueRefuses(t *testing.T) {
+	for _, body := range []string{
+		"", "real-token", `["real-token"]`, `{}`, `{"token":""}`, `{"token":"x"}`, `{"token":["real-token"]}`, `{"token":"real-token"} {}`,
+		`{"token":"` + strings.Repeat("x", maxTokenAnswer) + `"}`,
+	} {
+		if got, _ := issueOf(&Handler{}, body, http.Header{}); got != "" {
+			t.Errorf("%.40q: %s", body, got)
+		}
+	}
+	if got, _ := issueOf(&Handler{}, `{"token":"real-token"}`, http.Header{"Content-Encoding": {"gzip"}}); got != "" {
+		t.Errorf("encoded: %s", got)
+	}
+}
+
+func TestTokensAreBounded(t *testing.T) {
+	var k tokens
+	first := k.add("s", "c", "real-first")
+	for range maxTokens {
+		k.add("s", "c", "real-other")
+	}
+	if _, ok := k.issued("s", secret.New([]byte(first))); ok || len(k.list) != maxTokens {
+		t.Errorf("%d are kept", len(k.list))
+	}
+}
