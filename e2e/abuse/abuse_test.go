@@ -64,7 +64,7 @@ func TestAbuseOfTheRelay(t *testing.T) {
 }
 
 func abuse(t *testing.T, l lane, abuser, other user) {
-	loud, quiet := serve(t, openHost, modelHost, plainHost), serve(t, quietHost)
+	loud, quiet := serve(t, 19, openHost, modelHost, plainHost), serve(t, 0, quietHost)
 	published := freePort(t)
 	q := start(t, other, "quiet", quietPolicy(quiet), nil, "measure")
 	defer q.stop()

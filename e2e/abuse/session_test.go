@@ -120,7 +120,7 @@ func start(t *testing.T, u user, name, policy string, env []string, args ...stri
 		}
 	}
 	s := &session{events: filepath.Join(home, "events.jsonl"), errors: &safeBuffer{}, ended: make(chan struct{})}
-	argv := u.command(append([]string{bulkhead(), "run", "--policy", file, "--workspace", ws, "--events", s.events, "--"}, append(strings.Fields(map[bool]string{true: os.Getenv("XNICE")}[name == "loud"]), append([]string{filepath.Join(ws, "program")}, args...)...)...)...)
+	argv := u.command(append([]string{bulkhead(), "run", "--policy", file, "--workspace", ws, "--events", s.events, "--", filepath.Join(ws, "program")}, args...)...)
 	s.cmd = exec.Command(argv[0], argv[1:]...)
 	s.cmd.Dir, s.cmd.Stderr = ws, s.errors
 	s.cmd.Env = append([]string{"PATH=" + filepath.Dir(bulkhead()) + ":" + os.Getenv("PATH"), "HOME=" + home, "LANG=C.UTF-8"}, env...)
@@ -196,9 +196,11 @@ type upstream struct {
 	file           string // with CA
 }
 
-func serve(t *testing.T, hosts ...string) upstream {
+// serve starts an upstream. It stands for another machine, so it gives way to
+// everything that is measured.
+func serve(t *testing.T, niceness int, hosts ...string) upstream {
 	t.Helper()
-	cmd := exec.Command(program(), append([]string{"serve"}, hosts...)...)
+	cmd := exec.Command("nice", append([]string{"-n", strconv.Itoa(niceness), program(), "serve"}, hosts...)...)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

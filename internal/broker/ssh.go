@@ -257,4 +257,3 @@ func (b *Broker) sshKey(name string) (*sshKey, error) {
 	}
 	return k, nil
 }
-

@@ -46,6 +46,7 @@ credentials:
 		{[]string{manifest, "Authorization: Basic " + hub}, CodeForeignCredential},
 		{[]string{manifest, "X-Api-Key: " + hub}, CodeForeignCredential},
 		{[]string{manifest, "Authorization: Bearer " + hub, "X-Api-Key: sk-ant-api03-0000000000000000000000"}, CodeForeignCredential},
+		{[]string{manifest, "Authorization: Bearer " + hub, "Authorization: Bearer " + anonymous}, CodeForeignCredential},
 		{[]string{manifest + "?token=" + hub}, CodeUnknownOperation},
 		{[]string{"GET https://registry-1.docker.io/v2/acme/plans/manifests/1", "Authorization: Bearer " + hub}, CodeResourceNotGranted},
 		// What was asked for under one credential passes under no other's grant.

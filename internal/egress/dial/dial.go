@@ -255,7 +255,17 @@ func (d *Dialer) open(ctx context.Context, p *capability.Permit) (net.Conn, erro
 			netip.AddrPortFrom(netip.IPv6Loopback(), uint16(p.Port())),
 		})
 	}
-	addrs, err := d.resolve(ctx, p.Host())
+	addrs, err := d.addresses(ctx, p.Host(), uint16(p.Port()))
+	if err != nil {
+		return nil, err
+	}
+	return d.race(ctx, addrs)
+}
+
+// addresses resolves a name and returns what of it may be dialled, in the order
+// in which it is tried: the families in turn.
+func (d *Dialer) addresses(ctx context.Context, h hostport.Host, port uint16) ([]netip.AddrPort, error) {
+	addrs, err := d.resolve(ctx, h)
 	if err != nil {
 		return nil, err
 	}
@@ -266,12 +276,12 @@ func (d *Dialer) open(ctx context.Context, p *capability.Permit) (net.Conn, erro
 			refused = err
 			continue
 		}
-		good = append(good, netip.AddrPortFrom(a.Unmap(), uint16(p.Port())))
+		good = append(good, netip.AddrPortFrom(a.Unmap(), port))
 	}
 	if len(good) == 0 {
-		return nil, fmt.Errorf("%s %w: %v", p.Host(), ErrAddress, refused)
+		return nil, fmt.Errorf("%s %w: %v", h, ErrAddress, refused)
 	}
-	return d.race(ctx, interleave(good)[:min(len(good), maxAddresses)])
+	return interleave(good)[:min(len(good), maxAddresses)], nil
 }
 
 func (d *Dialer) resolve(ctx context.Context, h hostport.Host) ([]netip.Addr, error) {

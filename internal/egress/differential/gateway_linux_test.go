@@ -378,6 +378,30 @@ func (l *lane) through(dst hostport.HostPort, secure, h2 bool, answerer string, 
 	return out, err
 }
 
+// past sends bytes past the gateway to both servers.
+func (l *lane) past(b []byte) (*result, error) {
+	l.tap.reset(false, "node")
+	c, err := net.Dial("tcp", l.tap.plain.Addr().String())
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	if _, err := c.Write(b); err != nil {
+		return nil, err
+	}
+	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+		return nil, err
+	}
+	conns, ended := l.tap.finish(func() {})
+	if !ended {
+		return nil, errors.New("a connection does not end")
+	}
+	out := &result{}
+	out.wire.readings, out.rest = readWire(conns)
+	out.nginx, out.node, err = l.s.take(l.number)
+	return out, err
+}
+
 // quiet returns when the client has sent everything and nothing moves any more.
 func (r *run) quiet(in *inside, played <-chan error) error {
 	deadline := time.Now().Add(patience)

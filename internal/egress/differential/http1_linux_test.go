@@ -242,4 +242,3 @@ func mutate(rnd *rand.Rand, b []byte, seeds, tokens []string) []byte {
 		return b
 	}
 }
-

@@ -110,6 +110,7 @@ func (t *tap) serve(c net.Conn, secure bool) {
 	}
 	var out [2]net.Conn
 	var ended [2]chan struct{}
+	said := [2]*answers{{h2: conn.h2}, {h2: conn.h2}}
 	for i, path := range []string{first, second} {
 		up, err := net.Dial("unix", path)
 		if err != nil {
@@ -120,10 +121,10 @@ func (t *tap) serve(c net.Conn, secure bool) {
 		go func() {
 			defer close(ended[i])
 			if i > 0 {
-				io.Copy(io.Discard, up)
+				io.Copy(said[i], up)
 				return
 			}
-			io.Copy(c, up)
+			io.Copy(io.MultiWriter(said[i], c), up)
 			if half, ok := c.(interface{ CloseWrite() error }); ok {
 				half.CloseWrite()
 			}
@@ -143,11 +144,50 @@ func (t *tap) serve(c net.Conn, secure bool) {
 			break
 		}
 	}
+	// The other one may be behind: a server gives up what it has not answered when
+	// its client goes.
+	for deadline := time.Now().Add(time.Second); said[1].count() < said[0].count() && time.Now().Before(deadline); {
+		select {
+		case <-ended[1]:
+			deadline = time.Time{}
+		case <-time.After(settle / 4):
+		}
+	}
 	for i, up := range out {
 		up.(*net.UnixConn).CloseWrite()
 		up.SetReadDeadline(time.Now().Add(drain))
 		<-ended[i]
 	}
+}
+
+// answers are the bytes that a server has sent.
+type answers struct {
+	h2 bool
+	mu sync.Mutex
+	b  []byte
+}
+
+func (a *answers) Write(p []byte) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.b = append(a.b, p...)
+	return len(p), nil
+}
+
+// count says how many answers have begun.
+func (a *answers) count() (n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.h2 {
+		return bytes.Count(a.b, []byte("HTTP/1.1 "))
+	}
+	for b := a.b; len(b) >= 9; {
+		if http2.FrameType(b[3]) == http2.FrameHeaders {
+			n++
+		}
+		b = b[min(len(b), 9+int(b[0])<<16+int(b[1])<<8+int(b[2])):]
+	}
+	return n
 }
 
 // finish waits until all connections have ended, at both ends, and returns them.

@@ -328,6 +328,13 @@ func endToEnd(r *http.Request) (http.Header, error) {
 	for _, name := range hopByHop {
 		delete(h, name)
 	}
+	for _, values := range h {
+		for i, v := range values {
+			// HTTP/2 lets blanks stand around a value, which some servers leave out
+			// with all the header; in HTTP/1 they are gone already.
+			values[i] = textproto.TrimString(v)
+		}
+	}
 	// A gRPC client says by this that it reads the trailers of the answer.
 	for _, te := range r.Header["Te"] {
 		if strings.EqualFold(textproto.TrimString(te), "trailers") {
