@@ -44,8 +44,8 @@ type seen struct {
 // stories send five pieces with 100 ms between them.
 const streamTime = 250 * time.Millisecond
 
-// upstream [-http1] NAME HOST…: starts a TLS server on loopback for these hosts, with a
-// CA of its own. Sets NAME_ADDR (for connect:) and NAME_CA (for ca:), and
+// upstream [-http1|-ipv6] NAME HOST…: starts a TLS server on loopback (-ipv6: on ::1 alone)
+// for these hosts, with a CA of its own. Sets NAME_ADDR (for connect:) and NAME_CA (for ca:), and
 // records every request in $WORK/NAME.log as it arrives. It speaks HTTP/2 to
 // whoever offers it, except with -http1. It answers
 //
@@ -55,28 +55,36 @@ const streamTime = 250 * time.Millisecond
 //	/away    with a redirect to ?to=, without it to https://elsewhere.example/
 //	else     with {"ok":true,"path":…}
 func cmdUpstream(ts *testscript.TestScript, neg bool, args []string) {
-	http1 := len(args) > 0 && args[0] == "-http1"
-	if http1 {
+	http1, ipv6 := len(args) > 0 && args[0] == "-http1", len(args) > 0 && args[0] == "-ipv6"
+	if http1 || ipv6 {
 		args = args[1:]
 	}
 	if neg || len(args) < 2 {
-		ts.Fatalf("usage: upstream [-http1] NAME HOST…")
+		ts.Fatalf("usage: upstream [-http1|-ipv6] NAME HOST…")
 	}
 	name, hosts := args[0], args[1:]
 	work := ts.Getenv("WORK") // outside the workspace: the sandbox can't touch the record
 	log, err := os.OpenFile(filepath.Join(work, name+".log"), os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
 	ts.Check(err)
 	ts.Defer(func() { log.Close() })
-	serveTLS(ts, name, hosts, http1, &recorder{log: log})
+	at := "127.0.0.1:0"
+	if ipv6 {
+		at = "[::1]:0"
+	}
+	serveTLSAt(ts, at, name, hosts, http1, &recorder{log: log})
 }
 
 // serveTLS serves on loopback until the story ends.
 func serveTLS(ts *testscript.TestScript, name string, hosts []string, http1 bool, h http.Handler) {
+	serveTLSAt(ts, "127.0.0.1:0", name, hosts, http1, h)
+}
+
+func serveTLSAt(ts *testscript.TestScript, at, name string, hosts []string, http1 bool, h http.Handler) {
 	cert, caPEM, err := certificate(hosts)
 	ts.Check(err)
 	caFile := filepath.Join(ts.Getenv("WORK"), name+".ca.pem")
 	ts.Check(os.WriteFile(caFile, caPEM, 0o644))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", at)
 	ts.Check(err)
 	server := &http.Server{
 		Handler:           h,

@@ -41,10 +41,12 @@ const (
 	placeholder = "sk-bulk-000000000000held"
 )
 
-// patience bounds one case; settle is how long nothing may move before a client
+// patience bounds one case. behind is how long an answer is awaited that may
+// never come. settle is how long nothing may move before a client
 // that waits for an answer to half a request is taken for done.
 const (
 	patience = 20 * time.Second
+	behind   = 300 * time.Millisecond
 	settle   = 2 * time.Millisecond
 )
 

@@ -30,57 +30,67 @@ func (r *result) differences(ordered bool) (out []string) {
 		out = append(out, "net/http: "+rest)
 	}
 	for who, rep := range map[string]report{"net/http": r.wire, "nginx": r.nginx, "node": r.node} {
+		// Whole requests first: one that broke off may be any that begins like it.
+		readings := slices.Clone(rep.readings)
+		slices.SortStableFunc(readings, func(a, b reading) int { return bits(b.whole) - bits(a.whole) })
 		open := slices.Clone(allowed)
-		for _, got := range rep.readings {
+		for _, got := range readings {
 			if d := got.outside(); d != "" {
 				out = append(out, fmt.Sprintf("%s reads what no grant covers (%s): %v", who, d, got))
 			}
-			i, why := match(open, got, ordered)
-			if i < 0 {
-				out = append(out, fmt.Sprintf("%s reads a request that was not recorded as allowed (%s): %v", who, why, got))
+			if i := match(open, got); i >= 0 {
+				open = slices.Delete(open, i, i+1)
 				continue
 			}
-			if ordered {
-				for _, skipped := range open[:i] {
-					out = missing(out, who, rep, skipped)
-				}
-				open = open[i+1:]
-			} else {
-				open = slices.Delete(open, i, i+1)
+			var why []string
+			for _, j := range open {
+				why = append(why, j.differs(got))
+			}
+			out = append(out, fmt.Sprintf("%s reads a request that was not recorded as allowed %q: %v", who, why, got))
+		}
+		for _, j := range open {
+			if j.answered {
+				out = append(out, fmt.Sprintf("%s did not read %s %s, which the other server answered; it refused %q and read %v", who, j.request.Method, j.request.Path, rep.refused, rep.readings))
 			}
 		}
-		for _, left := range open {
-			out = missing(out, who, rep, left)
+		if ordered {
+			out = append(out, rep.disorder(who, allowed)...)
 		}
 	}
 	return out
 }
 
-// missing reports a request that a server has answered and who did not read.
-func missing(out []string, who string, rep report, j *judged) []string {
-	if !j.answered {
-		return out
+func bits(b bool) int {
+	if b {
+		return 1
 	}
-	return append(out, fmt.Sprintf("%s did not read %s %s, which the other server answered; it refused %q and read %v", who, j.request.Method, j.request.Path, rep.refused, rep.readings))
+	return 0
 }
 
-// match finds the recorded request that was read, and says otherwise how the
-// nearest one differs.
-func match(open []*judged, got reading, ordered bool) (int, string) {
-	why := "no request is left"
-	for i, j := range open {
-		d := j.differs(got)
-		if d == "" {
-			return i, ""
+// match finds the recorded request that was read.
+func match(open []*judged, got reading) int {
+	return slices.IndexFunc(open, func(j *judged) bool { return j.differs(got) == "" })
+}
+
+// disorder says which connections bring requests in another order than that in
+// which they were decided. Which connection takes one is the pool's affair.
+func (r report) disorder(who string, allowed []*judged) (out []string) {
+	left := map[int][]*judged{}
+	for _, got := range r.readings {
+		open, begun := left[got.conn]
+		if !begun {
+			open = allowed
 		}
-		if i == 0 || !ordered {
-			why = d
+		i := match(open, got)
+		if i < 0 {
+			if match(allowed, got) >= 0 {
+				out = append(out, fmt.Sprintf("%s reads a request before another that was decided earlier: %v", who, got))
+			}
+			continue
 		}
-		if ordered && j.answered {
-			break
-		}
+		left[got.conn] = open[i+1:]
 	}
-	return -1, why
+	return out
 }
 
 // differs compares one decided request with one that was read.
@@ -100,6 +110,8 @@ func (j *judged) differs(got reading) string {
 		return fmt.Sprintf("host %q", got.host)
 	case err != nil || decoded != judgedPath:
 		return fmt.Sprintf("target %q decodes to %q (%v), judged %q", target, decoded, err, judgedPath)
+	case !sameSegments(target, j.request.Path):
+		return fmt.Sprintf("target %q has other segments than the judged %q", target, j.request.Path)
 	case j.records[0].Attrs["path"] != target && !catalog.LooksLikeCredential(target) && !catalog.LooksLikeCredential(j.request.Path):
 		return fmt.Sprintf("target %q, recorded %q", target, j.records[0].Attrs["path"])
 	case got.path != "" && (err2 != nil || readPath != judgedPath):
@@ -125,6 +137,15 @@ func (j *judged) differs(got reading) string {
 		return fmt.Sprintf("a body of %d bytes (%s), judged %d (%s)", got.length, got.hash, j.length, j.bodyHash())
 	}
 	return ""
+}
+
+// sameSegments compares with a server that splits a path before it decodes it:
+// an escaped slash is none.
+func sameSegments(target, judged string) bool {
+	return slices.EqualFunc(strings.Split(target, "/"), strings.Split(judged, "/"), func(raw, want string) bool {
+		got, err := url.PathUnescape(raw)
+		return err == nil && got == strings.ReplaceAll(want, "%2F", "/")
+	})
 }
 
 // sameQuery compares with what a browser's parser read. What is no UTF-8 it

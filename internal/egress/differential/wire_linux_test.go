@@ -146,7 +146,7 @@ func (t *tap) serve(c net.Conn, secure bool) {
 	}
 	// The other one may be behind: a server gives up what it has not answered when
 	// its client goes.
-	for deadline := time.Now().Add(time.Second); said[1].count() < said[0].count() && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(behind); said[1].count() < said[0].count() && time.Now().Before(deadline); {
 		select {
 		case <-ended[1]:
 			deadline = time.Time{}

@@ -24,9 +24,9 @@ import (
 
 const (
 	record = 16 << 10 // RFC 8446 section 5.1
-	// Size is what a copy should read and write at a time: as many records as
-	// fit into one frame of the sandbox's link (sandbox.LinkMTU).
-	Size    = 3 * record
+	// Size is what a copy should read and write at a time: what fits into one
+	// frame of the sandbox's link (sandbox.LinkMTU) when it is sealed.
+	Size    = 65280
 	maxHeld = Size + 4<<10 // with what sealing adds
 )
 
@@ -157,19 +157,22 @@ func (t *Transport) release() error {
 type Conn struct {
 	*tls.Conn
 	under *Transport
+	rest  bool // the last Read filled its buffer
 }
 
 // Over joins the two; tc was made from t.
-func Over(tc *tls.Conn, t *Transport) *Conn { return &Conn{tc, t} }
+func Over(tc *tls.Conn, t *Transport) *Conn { return &Conn{Conn: tc, under: t} }
 
-// Read returns all whole records that have arrived, as far as p has room.
+// Read returns what has arrived of large messages, as far as p has room.
 func (c *Conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	if err != nil || c.under.now == nil || n < record {
+	rest := c.rest // of a record that had no room before
+	c.rest = n == len(p)
+	if err != nil || c.under.now == nil || n < record && !rest {
 		return n, err
 	}
 	c.under.noWait = true
-	for len(p)-n >= record {
+	for n < len(p) {
 		more, err := c.Conn.Read(p[n:])
 		n += more
 		if err != nil || more == 0 {
@@ -177,6 +180,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 		}
 	}
 	c.under.noWait = false
+	c.rest = n == len(p)
 	return n, nil
 }
 

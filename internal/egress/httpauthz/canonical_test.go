@@ -79,6 +79,17 @@ func FuzzCanonicalise(f *testing.F) {
 	})
 }
 
+// HTTP/2 lets blanks stand around a value; some servers leave out such a header
+// altogether (nghttp2), others read it, so it goes on without them, as it is
+// judged.
+func TestBlanksAroundValues(t *testing.T) {
+	r := &http.Request{Method: "GET", RequestURI: "/", Host: "api.test", Proto: "HTTP/2.0", ProtoMajor: 2, Header: http.Header{"X-A": {" a b\t", "c"}}}
+	c, err := canonicalise(r, destination(t, "api.test:443"), true)
+	if err != nil || len(c.Header["X-A"]) != 2 || c.Header["X-A"][0] != "a b" || r.Header["X-A"][0] != " a b\t" {
+		t.Errorf("%q, %v", c.Header, err)
+	}
+}
+
 func TestScrubAcrossChunks(t *testing.T) {
 	secret := []byte("sk-real-5fJ29xPqLm0ZsWc7")
 	s := newScrubber(secret)

@@ -107,7 +107,7 @@ func (t *tap) read(d stack.NetworkDispatcher) {
 		return errno != unix.EAGAIN
 	}
 	for {
-		if err := raw.Read(once); err != nil || errno != 0 {
+		if err := raw.Read(once); err != nil || errno != 0 || n == 0 {
 			return
 		}
 		if n -= headSize; n <= 0 || head[vnetGSOType] != 0 { // never asked for
