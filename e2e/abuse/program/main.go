@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command program is the three programs of the abuse lane, in one file that
 // every sandbox can run:
 //
