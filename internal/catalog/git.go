@@ -17,7 +17,7 @@ type pushBody struct{ *bodySpec }
 
 func newPush(b *bodySpec) (bodyReader, error) {
 	if b.otherwise != "" || len(b.closed) > 0 {
-		return nil, errors.New("a git-receive-pack body has no keys: or otherwise:")
+		return nil, errors.New("a git-receive-pack body has neither `keys` nor `otherwise`")
 	}
 	for at := range b.rules {
 		if at != "delete" && at != "option" {

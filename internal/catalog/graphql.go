@@ -106,7 +106,7 @@ func (b *bodySpec) readRegions(d *reader) func(*yaml.Node) {
 func newGraphQL(b *bodySpec) (bodyReader, error) {
 	switch {
 	case len(b.graph.roots[false])+len(b.graph.roots[true]) == 0 || len(b.closed) > 0 || b.otherwise != "":
-		return nil, errors.New("a graphql body has roots: and regions:, no keys: or otherwise:")
+		return nil, errors.New("a graphql body has `roots` and `regions`, neither `keys` nor `otherwise`")
 	case b.limit > graphql.MaxBody:
 		return nil, fmt.Errorf("a graphql body has at most %d bytes", graphql.MaxBody)
 	}

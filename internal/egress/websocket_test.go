@@ -324,7 +324,7 @@ func TestWebSocketFrames(t *testing.T) {
 			t.Fatal(resp, err)
 		}
 		c1.Write(append(frame(ws.OpText, true, []byte("hello")), c.in...))
-		f, err := ws.ReadFrame(br)
+		f, err := readFrame(br)
 		code := 0
 		if len(f.Payload) >= 2 {
 			code = int(f.Payload[0])<<8 | int(f.Payload[1])
@@ -533,4 +533,16 @@ func TestWebSocketTakesNoMemory(t *testing.T) {
 func sha1Sum(key string) []byte {
 	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return sum[:]
+}
+
+func readFrame(r io.Reader) (f ws.Frame, err error) {
+	if f.Header, err = ws.ReadHeader(r); err != nil {
+		return f, err
+	}
+	if f.Header.Length > 1<<20 {
+		return f, fmt.Errorf("a frame of %d bytes", f.Header.Length)
+	}
+	f.Payload = make([]byte, f.Header.Length)
+	_, err = io.ReadFull(r, f.Payload)
+	return f, err
 }

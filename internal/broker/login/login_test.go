@@ -320,7 +320,7 @@ func TestBrokenEndpoints(t *testing.T) {
 		},
 		"slow": func(w http.ResponseWriter, r *http.Request) bool { time.Sleep(time.Second); return true },
 		"redirect": func(w http.ResponseWriter, r *http.Request) bool {
-			http.Redirect(w, r, "https://auth.openai.com/oauth/token", 307)
+			http.Redirect(w, r, "https://auth.openai.com/oauth/token", http.StatusTemporaryRedirect)
 			return true
 		},
 		"blocked": func(w http.ResponseWriter, r *http.Request) bool {

@@ -165,7 +165,7 @@ func (d *importer) run() error {
 		}
 	})
 	if len(d.ops) == 0 {
-		return errors.New("the document has no operation under paths:")
+		return errors.New("the document has no operation under `paths`")
 	}
 	if d.tooMany {
 		return fmt.Errorf("the document has more than %d operations; make a service of each part that you need", maxOperations)

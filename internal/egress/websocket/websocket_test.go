@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -22,7 +23,6 @@ type script struct {
 	in   *bytes.Reader
 	open chan struct{}
 	out  bytes.Buffer
-	done bool
 }
 
 func newScript(b []byte) *script { return &script{in: bytes.NewReader(b), open: make(chan struct{})} }
@@ -158,7 +158,7 @@ func TestJudge(t *testing.T) {
 		ws.WriteFrame(client, ws.MaskFrame(ws.NewFrame(ws.OpContinuation, true, []byte(`_mcp":1}`))))
 		wsutil.WriteClientText(client, []byte("never"))
 	}()
-	f, err := ws.ReadFrame(client)
+	f, err := readFrame(client)
 	if err != nil || f.Header.OpCode != ws.OpClose || string(f.Payload[2:]) != "bulkhead: tools are not granted (policy.yaml:3)" || f.Payload[0] != 3 || f.Payload[1] != 0xf0 {
 		t.Errorf("%+v %v", f, err)
 	}
@@ -200,4 +200,16 @@ func TestIdleAndStall(t *testing.T) {
 	if err := Relay(context.Background(), us, them, Options{}); err == nil {
 		t.Error("no limits are no limit")
 	}
+}
+
+func readFrame(r io.Reader) (f ws.Frame, err error) {
+	if f.Header, err = ws.ReadHeader(r); err != nil {
+		return f, err
+	}
+	if f.Header.Length > 1<<20 {
+		return f, fmt.Errorf("a frame of %d bytes", f.Header.Length)
+	}
+	f.Payload = make([]byte, f.Header.Length)
+	_, err = io.ReadFull(r, f.Payload)
+	return f, err
 }
