@@ -25,6 +25,36 @@ type stream struct {
 	in   direction
 	out  direction
 	acks acks
+
+	// Of the current few writes, and whether their size has been acted upon.
+	writes, written int
+	fitted          bool
+}
+
+// A write that cannot be sent yet is kept as a segment, which costs some
+// segmentCost bytes besides its own; the netstack counts only the latter. So the
+// room that a stream has is that of BufferMax bytes in memory, judged by its last
+// fitWrites writes.
+const (
+	segmentCost = 1536
+	fitWrites   = 64
+)
+
+// fit gives the send queue the room that its writes, n bytes the last, may take.
+func (s *stream) fit(n int) {
+	if n > 0 {
+		s.writes++
+		s.written += n
+	}
+	if s.writes < fitWrites {
+		return
+	}
+	each := s.written / s.writes
+	s.writes, s.written = 0, 0
+	if each < segmentCost || s.fitted {
+		s.fitted = true
+		s.ep.SocketOptions().SetSendBufferSize(int64(max(4<<10, BufferMax*each/(each+segmentCost))), true)
+	}
 }
 
 // direction is one half of a stream.
@@ -181,6 +211,7 @@ func (s *stream) Write(p []byte) (done int, err error) {
 		r.Reset(p[done:])
 		n, terr := s.ep.Write(&r, tcpip.WriteOptions{})
 		done += int(n)
+		s.fit(int(n))
 		switch terr.(type) {
 		case nil:
 			if done == len(p) {
