@@ -41,3 +41,8 @@ var Secrets []byte
 //
 //go:embed protected.yaml
 var Protected []byte
+
+// Trust is trust.yaml: project configuration that is hidden until it is trusted.
+//
+//go:embed trust.yaml
+var Trust []byte

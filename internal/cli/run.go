@@ -15,7 +15,7 @@ import (
 
 func newRun() *cobra.Command {
 	var src policySource
-	var events string
+	var events, trusting string
 	c := &cobra.Command{
 		Use:   "run [flags] -- CMD [ARGS…]",
 		Short: "Run a command in a new session",
@@ -24,6 +24,9 @@ func newRun() *cobra.Command {
 The command starts in the workspace (default: this folder), which has the same path
 inside as outside. It sees the system directories read-only, an empty private home, and
 what the presets and the policy add. It has no network but the operations granted.
+
+Configuration of the project that runs something (agents' settings, hooks, MCP servers,
+editors' tasks …) is hidden until you trust the folder; see: bulkhead trust show.
 
 Without --policy your own policy is used if there is one (see: bulkhead policy show),
 otherwise the profile's defaults: the workspace and nothing else.`,
@@ -48,8 +51,12 @@ otherwise the profile's defaults: the workspace and nothing else.`,
 			if err != nil {
 				return err
 			}
+			how, err := trustFor(cmd, trusting)
+			if err != nil {
+				return err
+			}
 			code, err := session.Run(context.Background(), session.Options{
-				Policy: p, Catalog: cat, Services: loadServices().extra, Config: configDir(), Argv: args, Events: events,
+				Policy: p, Catalog: cat, Services: loadServices().extra, Config: configDir(), Argv: args, Events: events, Trust: how,
 				Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 				Notice: notice(cmd),
 			})
@@ -62,6 +69,7 @@ otherwise the profile's defaults: the workspace and nothing else.`,
 	c.Flags().SetInterspersed(false)
 	src.flags(c.Flags())
 	c.Flags().StringVar(&events, "events", "", "write the session's events to `FILE` (default: a file of its own, see: bulkhead event tail)")
+	c.Flags().StringVar(&trusting, "trust", "ask", "project configuration that is not trusted: `HOW` is ask (if there is a terminal), no, or the digest to trust for this run")
 	return c
 }
 

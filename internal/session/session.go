@@ -49,6 +49,8 @@ type Options struct {
 	// sees; empty: there is none.
 	Config string
 	Argv   []string
+	// Trust says how project configuration is believed.
+	Trust Trust
 	// Events is the path of the event log; empty chooses one below EventDir.
 	Events                string
 	Stdin, Stdout, Stderr *os.File
@@ -167,10 +169,14 @@ func (s *session) open(ctx context.Context) (err error) {
 	if err := s.record(ActionStart, vocabulary.Resource(s.view.dir), map[string]string{
 		"isolation": string(s.view.backend.Isolation()), "network": s.view.networkName(),
 		"profile": string(s.opts.Policy.Profile), "mode": string(s.opts.Policy.Workspace.Mode),
+		"trust": s.view.belief.state,
 	}); err != nil {
 		return vocabulary.Exitf(vocabulary.ExitRefused, "%v\nnothing was started: a session that cannot be recorded does not run\nfree space, or name another file with --events", err)
 	}
 	s.recorded = true
+	if err := s.recordTrust(); err != nil {
+		return err
+	}
 
 	if err := s.openPorts(); err != nil {
 		return err

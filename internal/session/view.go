@@ -42,6 +42,7 @@ type view struct {
 	loginEnv    []string
 	loginMounts []vocabulary.Mount
 	notices     []string
+	belief      belief // in the project's own configuration
 }
 
 // look judges the policy against this host. Nothing is started, nothing is
@@ -171,6 +172,18 @@ func (v *view) plan() error {
 	}
 	if v.layout, err = workspace.Plan(req); err != nil {
 		return err
+	}
+	if err := v.believe(v.layout.Dir); err != nil {
+		return err
+	}
+	if dir := v.layout.Dir; len(v.belief.hidden) > 0 {
+		req.Hidden = v.belief.hidden
+		if v.layout, err = workspace.Plan(req); err != nil {
+			return err
+		}
+		if v.layout.Dir != dir {
+			return vocabulary.Exitf(vocabulary.ExitRefused, "the workspace was exchanged while it was looked at; nothing was started")
+		}
 	}
 	v.dir, v.who.home = v.layout.Dir, v.layout.Home
 	v.notices = append(v.notices, v.layout.Warnings...)

@@ -18,7 +18,8 @@ const (
 	Symlink
 	// MaskFile puts an unreadable, unwritable file over an existing one.
 	MaskFile
-	// MaskDir puts an empty, unwritable directory over an existing one.
+	// MaskDir puts an empty, unwritable directory with mode Perm over an existing
+	// one; mode 0 can't be listed.
 	MaskDir
 	// File is a private file at Target, in a Tmpfs of the same plan, that begins
 	// with the bytes in Data and is the sandbox's own: it may be changed there.

@@ -110,6 +110,9 @@ func plan(r Request, maxDirs int64) (*Layout, error) {
 			pl.add(classMask, m)
 		}
 	}
+	if err := pl.hide(); err != nil {
+		return nil, err
+	}
 	pl.maskSecrets()
 	if err := pl.settleMasks(); err != nil {
 		return nil, err
@@ -342,9 +345,7 @@ func (pl *planner) finish() *Layout {
 	// What is masked or covered after all is not there to be verified.
 	stands := map[string]bool{}
 	for _, m := range pl.out.Mounts {
-		if m.Kind == vocabulary.BindRO || m.Kind == vocabulary.BindRW {
-			stands[m.Target] = true
-		}
+		stands[m.Target] = m.Kind == vocabulary.BindRO || m.Kind == vocabulary.BindRW
 	}
 	pl.out.judged = slices.DeleteFunc(pl.out.judged, func(j judged) bool { return !stands[j.target] })
 	return &pl.out

@@ -67,6 +67,14 @@ type Protected struct {
 	Reason string
 }
 
+// Hidden is a place to be shown empty: a file with the bytes in Empty, a folder
+// without anything in it. Path is absolute; a link stands for what it leads to.
+type Hidden struct {
+	Path  string
+	Empty []byte
+	Why   string
+}
+
 // Request says what to plan. Zero sizes mean a quarter of the machine's memory
 // and at least 1 GiB.
 type Request struct {
@@ -86,6 +94,10 @@ type Request struct {
 	// OwnFiles names files this session relies on (its policy file, the
 	// binary): read-only wherever a writable mount shows them.
 	OwnFiles []string
+
+	// Hidden are files and folders of the workspace that the sandbox sees empty
+	// and can't write.
+	Hidden []Hidden
 
 	// Nameserver is the DNS server for resolv.conf; "" if there is none (relay
 	// mode), and then names do not resolve inside.

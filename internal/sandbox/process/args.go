@@ -94,7 +94,7 @@ func (p *plan) kernelFiles(tmpfsSize int64, stat func(string) (os.FileInfo, erro
 	}
 	for _, f := range hiddenProc {
 		if st, err := stat(f); err == nil {
-			p.mask(f, st.IsDir())
+			p.mask(f, st.IsDir(), 0)
 		}
 	}
 	p.add("--dev", "/dev", "--perms", "1777", "--size", strconv.FormatInt(tmpfsSize, 10), "--tmpfs", "/dev/shm", "--remount-ro", "/dev")
@@ -102,10 +102,11 @@ func (p *plan) kernelFiles(tmpfsSize int64, stat func(string) (os.FileInfo, erro
 }
 
 // mask covers a path with something that can't be opened: an empty folder
-// without permissions on a read-only mount, or a device on a nodev mount.
-func (p *plan) mask(target string, dir bool) {
+// on a read-only mount, without permissions unless perm gives some, or a device
+// on a nodev mount.
+func (p *plan) mask(target string, dir bool, perm uint32) {
 	if dir {
-		p.add("--perms", "0000", "--size", "4096", "--tmpfs", target, "--remount-ro", target)
+		p.add("--perms", fmt.Sprintf("%04o", perm), "--size", "4096", "--tmpfs", target, "--remount-ro", target)
 	} else {
 		p.add("--ro-bind", "/dev/null", target)
 	}
@@ -155,7 +156,7 @@ func (p *plan) mount(m vocabulary.Mount, tmpfsSize int64) {
 	case vocabulary.Symlink:
 		p.add("--symlink", m.Source, m.Target)
 	case vocabulary.MaskFile, vocabulary.MaskDir:
-		p.mask(m.Target, m.Kind == vocabulary.MaskDir)
+		p.mask(m.Target, m.Kind == vocabulary.MaskDir, m.Perm)
 	}
 }
 
