@@ -70,7 +70,7 @@ func inside(t *testing.T, l *Layout, script string) (string, error) {
 		case vocabulary.MaskFile:
 			args = append(args, "--perms", "0000", "--ro-bind-data", fd(nil), m.Target)
 		case vocabulary.MaskDir:
-			args = append(args, "--perms", "0000", "--tmpfs", m.Target, "--remount-ro", m.Target)
+			args = append(args, "--perms", fmt.Sprintf("%04o", m.Perm), "--tmpfs", m.Target, "--remount-ro", m.Target)
 		}
 	}
 	args = append(args, "--proc", "/proc", "--remount-ro", "/")
