@@ -32,7 +32,7 @@ import (
 
 // Bounds of a scan. Past one of them a folder can't be trusted.
 const (
-	MaxFiles   = 2000
+	MaxFiles   = 10_000
 	MaxFile    = 1 << 20
 	MaxContent = 16 << 20
 	maxDirs    = 400_000

@@ -161,7 +161,7 @@ func TestWhatIsHostileCannotBeTrusted(t *testing.T) {
 		"more than 1048576": func(d string) error {
 			return os.WriteFile(filepath.Join(d, ".mcp.json"), make([]byte, MaxFile+1), 0o600)
 		},
-		"more than 2000":    many,
+		"more than 10000":   many,
 		"past the bound":    large,
 		"the folder itself": func(d string) error { return os.Symlink("..", filepath.Join(d, ".codex", "x")) },
 	} {

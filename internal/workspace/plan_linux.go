@@ -119,8 +119,11 @@ func plan(r Request, maxDirs int64) (*Layout, error) {
 	}
 	out := pl.finish()
 	if n := len(out.Mounts); n > maxMounts {
-		return nil, refuse(fmt.Sprintf("%s needs %d mounts, most to protect files that the host runs later; %d are possible", show(out.Dir), n, maxMounts),
-			r.Workspace.Pos, "name a smaller folder, or open it read-only: --workspace DIR:ro")
+		remedy := "name a smaller folder, or open it read-only: --workspace DIR:ro"
+		if len(r.Hidden) > 0 {
+			remedy += ", and trust it: bulkhead trust add DIR"
+		}
+		return nil, refuse(fmt.Sprintf("%s needs %d mounts, most to protect or to hide files that run something; %d are possible", show(out.Dir), n, maxMounts), r.Workspace.Pos, remedy)
 	}
 	return out, nil
 }
