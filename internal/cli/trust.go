@@ -328,11 +328,13 @@ func asker() func(*trust.Scan, *trust.Record) (bool, error) {
 		defer tty.Close()
 		out := bufio.NewWriter(tty)
 		describeTrust(out, s, before)
-		fmt.Fprint(out, "Trust this folder at this content? Without it, all of that but instructions is hidden. [y/N] ")
 		if err := out.Flush(); err != nil {
 			return false, err
 		}
-		forgetTyped(tty) // what was typed before the question was no answer to it
+		forgetTyped(tty) // what was typed before the question is no answer to it
+		if _, err := fmt.Fprint(tty, "Trust this folder at this content? Without it, all of that but instructions is hidden. [y/N] "); err != nil {
+			return false, err
+		}
 		line, err := bufio.NewReader(io.LimitReader(tty, 256)).ReadString('\n')
 		if err != nil && line == "" {
 			return false, nil
