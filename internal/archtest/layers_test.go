@@ -97,29 +97,31 @@ var impure = map[string]string{
 // ranks order the packages within a room: imports go to a strictly lower rank.
 // What is not listed has rank 1.
 var ranks = map[string]int{
-	"internal/broker":                 2, // above its logins
-	"internal/egress":                 4, // the process: puts the stages together
-	"internal/egress/intercept":       3, // the order in which a flow passes
-	"internal/egress/relay":           3,
-	"internal/egress/httpauthz":       2,
-	"internal/egress/gitssh":          2,
-	"internal/egress/netstack":        1,
-	"internal/egress/resolver":        1,
-	"internal/egress/dial":            0,
-	"internal/egress/gather":          -1, // bytes only, below dial
-	"internal/egress/direct":          -2, // system calls only
-	"internal/egress/wire":            0,
-	"internal/egress/gitssh/hostkeys": 0, // pure
-	"internal/egress/confine":         0,
-	"internal/sandbox":                0, // the contract knows no backend
-	"internal/sandbox/guest/frame":    1,
-	"internal/sandbox/process/cgroup": 1,
-	"internal/sandbox/guest":          2,
-	"internal/sandbox/warden":         2,
-	"internal/sandbox/process":        3, // backends do not know each other
-	"internal/sandbox/container":      3,
-	"internal/sandbox/vm":             3,
-	"internal/sandbox/sandboxtest":    1, // knows the contract, no backend
+	"internal/broker":                    2, // above its logins
+	"internal/egress":                    4, // the process: puts the stages together
+	"internal/egress/intercept":          3, // the order in which a flow passes
+	"internal/egress/relay":              3,
+	"internal/egress/httpauthz":          2,
+	"internal/egress/gitssh":             2,
+	"internal/egress/netstack":           1,
+	"internal/egress/resolver":           1,
+	"internal/egress/dial":               0,
+	"internal/egress/gather":             -1, // bytes only, below dial
+	"internal/egress/direct":             -2, // system calls only
+	"internal/egress/wire":               0,
+	"internal/egress/gitssh/hostkeys":    0, // pure
+	"internal/egress/confine":            0,
+	"internal/sandbox":                   0, // the contract knows no backend
+	"internal/sandbox/guest/frame":       1,
+	"internal/sandbox/process/cgroup":    1,
+	"internal/sandbox/guest/guard/rules": 0, // names only
+	"internal/sandbox/guest/guard":       1,
+	"internal/sandbox/guest":             2,
+	"internal/sandbox/warden":            2,
+	"internal/sandbox/process":           3, // backends do not know each other
+	"internal/sandbox/container":         3,
+	"internal/sandbox/vm":                3,
+	"internal/sandbox/sandboxtest":       1, // knows the contract, no backend
 }
 
 func rank(p string) int {

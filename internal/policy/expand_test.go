@@ -289,7 +289,7 @@ func BenchmarkStart(b *testing.B) {
 		if _, err := ParseSecrets(catalogdata.Secrets); err != nil {
 			b.Fatal(err)
 		}
-		if _, err := ParseProtected(catalogdata.Protected); err != nil {
+		if _, _, err := ParseProtected(catalogdata.Protected); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -70,18 +70,25 @@ func ParseSecrets(data []byte) ([]SecretPath, error) {
 	return out, d.errs.Err()
 }
 
-// ParseProtected reads catalog/protected.yaml. The error is an ErrorList.
-func ParseProtected(data []byte) ([]ProtectedPath, error) {
-	var out []ProtectedPath
+// ParseProtected reads catalog/protected.yaml: the protected paths, and the
+// names of folders of installed packages, below which only git's entries are
+// protected. The error is an ErrorList.
+func ParseProtected(data []byte) (protected []ProtectedPath, installed []string, err error) {
 	d := document{file: "protected.yaml"}
-	d.listing(data, func(_ string, e entry, why string) {
-		if strings.HasPrefix(e.key, "~") {
+	d.listing(data, func(key string, e entry, why string) {
+		switch {
+		case strings.HasPrefix(e.key, "~"):
 			d.errorf(e.node, "write it relative to a folder of the workspace", "%s is not relative", quoted(e.key))
-		} else if d.pattern(e.node, e.key) {
-			out = append(out, ProtectedPath{e.key, why, d.pos(e.node)})
+		case !d.pattern(e.node, e.key):
+		case key == "protected":
+			protected = append(protected, ProtectedPath{e.key, why, d.pos(e.node)})
+		case strings.ContainsAny(e.key, `/*?[\`):
+			d.errorf(e.node, "name a folder", "%s is not a name", quoted(e.key))
+		default:
+			installed = append(installed, e.key)
 		}
-	}, "protected")
-	return out, d.errs.Err()
+	}, "protected", "installed")
+	return protected, installed, d.errs.Err()
 }
 
 // listing reads a file in which each of keys, all of them needed, holds a

@@ -147,7 +147,7 @@ func TestLists(t *testing.T) {
 			t.Errorf("secrets.yaml lacks %s", want)
 		}
 	}
-	protected, err := ParseProtected(catalogdata.Protected)
+	protected, _, err := ParseProtected(catalogdata.Protected)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,8 +201,8 @@ secrets.yaml:14:1: unknown key "secret" in the file (did you mean secrets?)`
 	if err == nil || err.Error() != want {
 		t.Errorf("got:\n%v", err)
 	}
-	for _, bad := range []string{"", "protected: {}\nx: 1\n", "protected: {/a: x}\n", "protected: {../a: x}\n", "protected: {~/a: x}\n", "protected: x\n", "other: {}\n", "protected: {a/: x}\n"} {
-		if _, err := ParseProtected([]byte(bad)); err == nil {
+	for _, bad := range []string{"", "protected: {}\nx: 1\n", "protected: {/a: x}\n", "protected: {../a: x}\n", "protected: {~/a: x}\n", "protected: x\n", "other: {}\n", "protected: {a/: x}\n", "protected: {a: x}\n", "protected: {a: x}\ninstalled: {a/b: x}\n"} {
+		if _, _, err := ParseProtected([]byte(bad)); err == nil {
 			t.Errorf("%q is accepted", bad)
 		}
 	}

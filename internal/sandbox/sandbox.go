@@ -74,7 +74,41 @@ type Spec struct {
 	// loopback has a listener for each, and Instance.Listeners hands them out.
 	HostPorts []int
 	Limits    Limits
+	// Writes says what may be written in the host's folders among Mounts; nil if
+	// none of them is writable.
+	Writes *Writes
 }
+
+// Writes is the rule for every write by path in writable folders of the host.
+// The backend asks before each, and carries out what it has judged.
+type Writes struct {
+	Folders []WritableFolder
+	// Protected are paths relative to any folder, with patterns as elements: what
+	// the host runs or obeys later. None comes into being. What is below ".git/"
+	// counts for every git directory.
+	Protected []ProtectedPath
+	// Installed are names of folders, such as node_modules, below which only
+	// git's entries are protected.
+	Installed []string
+	// Fixed are files that change by rule only (git's configuration) and are not
+	// removed or moved.
+	Fixed []string
+	// Refused is told of each refusal; it does not wait.
+	Refused func(op, path, reason string)
+	// Keep makes a version of what is at a path of a folder with Versions, before
+	// it changes. again asks for a further one. Safe for concurrent use.
+	Keep func(path string, again bool) error
+}
+
+// WritableFolder is a folder of the host, by its path inside.
+type WritableFolder struct {
+	Path     string
+	NoDelete bool // rw-no-delete: nothing that was there is lost
+	Versions bool // what was there is kept before it changes
+}
+
+// ProtectedPath is one line of Writes.Protected.
+type ProtectedPath struct{ Path, Reason string }
 
 // Command is one command to start inside.
 type Command struct {

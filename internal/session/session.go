@@ -71,6 +71,7 @@ type session struct {
 	control  *controlServer
 	ports    ports
 	ssh      sshSide
+	refusals *refusals // nil: nothing of the host is writable
 	revoked  atomic.Bool
 	stop     context.CancelCauseFunc
 	recorded bool // session.start is in the log
@@ -188,7 +189,9 @@ func (s *session) open(ctx context.Context) (err error) {
 	if s.gateway, err = egress.Start(ctx, config, (*gatewayController)(s)); err != nil {
 		return vocabulary.Exitf(vocabulary.ExitNoIsolation, "the egress gateway did not start: %v", err)
 	}
-	if s.instance, err = s.view.backend.Prepare(ctx, s.view.sandboxSpec()); err != nil {
+	spec := s.view.sandboxSpec()
+	spec.Writes = s.writes()
+	if s.instance, err = s.view.backend.Prepare(ctx, spec); err != nil {
 		return asExit(vocabulary.ExitNoIsolation, err)
 	}
 	// The gateway has its own descriptor then. The last one to close a TAP waits
@@ -232,6 +235,11 @@ func (s *session) close() error {
 		s.view.discard(nil)
 	}
 	both.Wait()
+	if s.refusals != nil {
+		if n := s.refusals.close(); n > 0 {
+			s.opts.Notice("%d writes to protected places were refused; which: bulkhead event tail %s", n, s.id)
+		}
+	}
 	if s.creds != nil {
 		s.creds.Close()
 	}

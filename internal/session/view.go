@@ -110,17 +110,13 @@ func backendFor(p *policy.Policy) (sandbox.Backend, error) {
 
 // builtIn reads the built-in lists of secret and protected paths once. look
 // begins with it in the background: it takes a millisecond of parsing.
-var builtIn = func() func() ([]workspace.Secret, []workspace.Protected, error) {
-	type lists struct {
-		secrets   []workspace.Secret
-		protected []workspace.Protected
-	}
-	once := sync.OnceValues(func() (l lists, err error) {
+var builtIn = func() func() (lists, error) {
+	return sync.OnceValues(func() (l lists, err error) {
 		secrets, err := policy.ParseSecrets(catalogdata.Secrets)
 		if err != nil {
 			return l, fmt.Errorf("built-in list of secrets: %w", err)
 		}
-		protected, err := policy.ParseProtected(catalogdata.Protected)
+		protected, installed, err := policy.ParseProtected(catalogdata.Protected)
 		if err != nil {
 			return l, fmt.Errorf("built-in list of protected files: %w", err)
 		}
@@ -130,18 +126,22 @@ var builtIn = func() func() ([]workspace.Secret, []workspace.Protected, error) {
 		for _, f := range protected {
 			l.protected = append(l.protected, workspace.Protected{Path: f.Path, Reason: f.Reason})
 		}
+		l.installed = installed
 		return l, nil
 	})
-	return func() ([]workspace.Secret, []workspace.Protected, error) {
-		l, err := once()
-		return l.secrets, l.protected, err
-	}
 }()
+
+// lists are the built-in lists for the workspace.
+type lists struct {
+	secrets   []workspace.Secret
+	protected []workspace.Protected
+	installed []string
+}
 
 // plan asks workspace for the mounts.
 func (v *view) plan() error {
 	p := v.opts.Policy
-	secrets, protected, err := builtIn()
+	lists, err := builtIn()
 	if err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func (v *view) plan() error {
 	for _, m := range p.Mounts {
 		req.Mounts = append(req.Mounts, workspace.Folder{Path: m.Path, Mode: m.Mode, Optional: m.Optional, Pos: m.Pos})
 	}
-	req.Secrets, req.Protected = secrets, protected
+	req.Secrets, req.Protected, req.Installed = lists.secrets, lists.protected, lists.installed
 	if state, err := EventDir(); err == nil {
 		req.OwnState = append(req.OwnState, filepath.Dir(state))
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
 // readSmall reads a file that a stranger may have written: no link, no device,
@@ -131,9 +133,9 @@ func (pl *planner) worktree() {
 	if err != nil || pl.visible(common) || inSystem(common) || within(pl.home, common) {
 		return
 	}
-	f := folder{place: p, rw: ws.rw, pos: ws.pos, why: "git directory of the worktree in the workspace", preset: true}
+	f := folder{place: p, rw: ws.rw, mode: ws.mode, pos: ws.pos, why: "git directory of the worktree in the workspace", preset: true}
 	if ws.rw && unix.Faccessat(unix.AT_FDCWD, common, unix.W_OK, unix.AT_EACCESS) != nil {
-		f.rw = false
+		f.rw, f.mode = false, vocabulary.ReadOnly
 	}
 	pl.folders = append(pl.folders, f)
 	pl.bind(f)

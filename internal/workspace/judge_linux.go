@@ -49,9 +49,9 @@ func (r *Request) name(what string, f Folder) (string, error) {
 
 func checkMode(what string, f Folder) error {
 	switch f.Mode {
-	case vocabulary.ReadOnly, vocabulary.ReadWrite:
+	case vocabulary.ReadOnly, vocabulary.ReadWrite, vocabulary.RWNoDelete:
 		return nil
-	case vocabulary.RWNoDelete, vocabulary.StagedWrites:
+	case vocabulary.StagedWrites:
 		return refuse(what+" "+show(f.Path)+": mode "+string(f.Mode)+" is not available yet in this version", f.Pos, "use rw or ro")
 	}
 	return refuse(what+" "+show(f.Path)+": unknown mode "+show(string(f.Mode)), f.Pos, "use rw or ro")
@@ -78,7 +78,7 @@ func (pl *planner) openFolder(what, name string, f Folder) (place, error) {
 }
 
 func writable(what string, f Folder, p place) error {
-	if f.Mode == vocabulary.ReadWrite && unix.Faccessat(unix.AT_FDCWD, p.path, unix.W_OK, unix.AT_EACCESS) != nil {
+	if f.Mode != vocabulary.ReadOnly && unix.Faccessat(unix.AT_FDCWD, p.path, unix.W_OK, unix.AT_EACCESS) != nil {
 		return refuse(what+" "+show(f.Path)+" is not writable for you", f.Pos, "use mode ro, or change the owner of "+show(p.path))
 	}
 	return nil
@@ -168,7 +168,7 @@ func (pl *planner) judgeMount(f Folder) (p place, name string, ok bool, err erro
 		}
 		return p, "", false, refuse("mount "+where+" "+msg, f.Pos, remedy)
 	}
-	rw := f.Mode == vocabulary.ReadWrite
+	rw := f.Mode != vocabulary.ReadOnly
 	switch {
 	case p.path == "/":
 		return no("is the whole filesystem", "name the folders that are needed")

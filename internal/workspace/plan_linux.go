@@ -47,6 +47,7 @@ type planner struct {
 type folder struct {
 	place
 	rw, workspace, preset bool
+	mode                  vocabulary.MountMode
 	why                   string
 	pos                   vocabulary.Position
 }
@@ -187,22 +188,25 @@ func (pl *planner) judge() error {
 	var names []named
 	at := map[string]int{}
 	put := func(p place, name string, f Folder, ws bool) error {
-		rw := f.Mode == vocabulary.ReadWrite || (ws && f.Mode == "")
+		if ws && f.Mode == "" {
+			f.Mode = vocabulary.ReadWrite
+		}
+		rw := f.Mode != vocabulary.ReadOnly
 		what := "mount"
 		if ws {
 			what = "workspace"
 		}
 		if i, dup := at[p.path]; dup {
 			old := &pl.folders[i]
-			if old.rw != rw {
-				return refuse(fmt.Sprintf("%s %s is asked for both rw and ro (also at %s)", what, show(f.Path), old.pos), f.Pos, "leave one of the two out")
+			if old.mode != f.Mode {
+				return refuse(fmt.Sprintf("%s %s is asked for both %s and %s (also at %s)", what, show(f.Path), old.mode, f.Mode, old.pos), f.Pos, "leave one of the two out")
 			}
 			names = append(names, named{name})
 			return nil
 		}
 		at[p.path] = len(pl.folders)
 		pl.folders = append(pl.folders, folder{
-			place: p, rw: rw, workspace: ws, pos: f.Pos, why: what + " " + f.Pos.String(),
+			place: p, rw: rw, mode: f.Mode, workspace: ws, pos: f.Pos, why: what + " " + f.Pos.String(),
 			preset: strings.HasPrefix(f.Pos.File, "preset:"),
 		})
 		names = append(names, named{name})
@@ -345,6 +349,12 @@ func (pl *planner) finish() *Layout {
 	if n := len(pl.out.Mounts); n > manyMounts {
 		pl.warn("%d mounts, most for git repositories in the workspace: starting takes a moment", n)
 	}
+	for _, f := range pl.folders {
+		if f.rw {
+			pl.out.Writable = append(pl.out.Writable, Writable{Path: f.path, Mode: f.mode, Workspace: f.workspace})
+		}
+	}
+	pl.out.Protected, pl.out.Installed = pl.Protected, pl.Installed
 	// What is masked or covered after all is not there to be verified.
 	stands := map[string]bool{}
 	for _, m := range pl.out.Mounts {

@@ -15,9 +15,12 @@ import (
 )
 
 // gitFrozen is what git on the host obeys in any git directory, whatever the
-// list says: hooks run, config names programs and hooks, commondir and gitdir
-// lead to another config.
-var gitFrozen = []string{"hooks", "config", "config.worktree", "commondir", "gitdir"}
+// list says: hooks run, commondir and gitdir lead to another config.
+var gitFrozen = []string{"hooks", "commondir", "gitdir"}
+
+// gitRuled name programs and hooks too, and git writes them all the time: the
+// sandbox's guard lets them change to what it has read and found harmless.
+var gitRuled = []string{"config", "config.worktree"}
 
 // search walks the workspace and the mounts once each, and protects and masks
 // what it finds.
@@ -152,9 +155,16 @@ func (pl *planner) protect(f folder, h hit) {
 		}
 		return
 	}
+	if below, err := filepath.Rel(f.path, h.dir); err == nil && pl.installed(below) {
+		return
+	}
 	for _, p := range pl.Protected {
 		first, rest, more := strings.Cut(p.Path, "/")
 		if ok, _ := filepath.Match(first, h.name); !ok {
+			continue
+		}
+		if h.name == ".gitmodules" {
+			pl.rule(f, at)
 			continue
 		}
 		if !more {
@@ -168,6 +178,17 @@ func (pl *planner) protect(f folder, h hit) {
 	}
 }
 
+// installed reports whether a folder, relative to a writable one, is or lies in
+// one of installed packages.
+func (pl *planner) installed(below string) bool {
+	for part := range strings.SplitSeq(below, "/") {
+		if slices.ContainsFunc(pl.Installed, func(n string) bool { return strings.EqualFold(n, part) }) {
+			return true
+		}
+	}
+	return false
+}
+
 // gitDir freezes what git obeys in the git directory g and in those of its
 // worktrees and submodules.
 func (pl *planner) gitDir(f folder, g string, depth int) {
@@ -176,8 +197,11 @@ func (pl *planner) gitDir(f folder, g string, depth int) {
 			pl.freeze(f, at, "obeyed by git on the host")
 		}
 	}
+	for _, name := range gitRuled {
+		pl.rule(f, filepath.Join(g, name))
+	}
 	for _, p := range pl.Protected {
-		if rest, ok := strings.CutPrefix(p.Path, ".git/"); ok {
+		if rest, ok := strings.CutPrefix(p.Path, ".git/"); ok && !slices.Contains(gitRuled, rest) {
 			for _, found := range expand(g, strings.Split(rest, "/")) {
 				pl.pinBetween(f, g, found)
 				pl.freeze(f, found, p.Reason)
@@ -240,6 +264,20 @@ func (pl *planner) freeze(f folder, at, why string) {
 	}
 	pl.add(classFreeze, vocabulary.Mount{Kind: vocabulary.BindRO, Source: at, Target: at, Why: "protected: " + why})
 	pl.out.judged = append(pl.out.judged, judged{at, p.dev, p.ino})
+}
+
+// rule leaves a file of git writable, by the guard's rule.
+func (pl *planner) rule(f folder, at string) {
+	p, err := open(at)
+	if err != nil || !p.isFile() {
+		return
+	}
+	if p.path != at { // a link: what it leads to is nobody's to change
+		pl.freeze(f, at, "obeyed by git on the host")
+		return
+	}
+	pl.pinBetween(f, f.path, at)
+	pl.out.Fixed = append(pl.out.Fixed, at)
 }
 
 // pin makes a directory a mount of its own, as writable as before: a mount

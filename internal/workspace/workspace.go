@@ -17,10 +17,8 @@
 // 50 ms for a tree of 10,000 directories, 5 µs each.
 //
 // Known holes, each the seam of later work:
-//   - Protected files that do not exist yet can be created, and a folder that
-//     holds a nested repository can be renamed and made anew. The place for it
-//     is planner.protect: it knows every directory in which a protected name
-//     may appear.
+//   - What does not exist yet has no mount to protect it: the sandbox's guard
+//     judges every write by its name (Layout.Writable, Protected, Fixed).
 //   - A secret, or a socket of the host, that appears under a mount after the
 //     session started is visible.
 //   - A protected name that is a symbolic link is frozen at its end only; the
@@ -87,6 +85,8 @@ type Request struct {
 	Mounts    []Folder
 	Secrets   []Secret
 	Protected []Protected
+	// Installed are names of folders below which only git's entries are protected.
+	Installed []string
 
 	// OwnState names Bulkhead's own configuration and state: masked wherever
 	// visible, and no mount can name it.
@@ -115,8 +115,24 @@ type Layout struct {
 	Home string
 	// Warnings are for the terminal: what works less well than one may expect.
 	Warnings []string
+	// Writable are the folders of the host that the sandbox may write to. What may
+	// be written there is a matter of names too: Protected, and what exists at
+	// the start is read-only besides, by mounts.
+	Writable []Writable
+	// Protected and Installed are the request's.
+	Protected []Protected
+	Installed []string
+	// Fixed are files of git in them that change by the guard's rule only.
+	Fixed []string
 
 	judged []judged
+}
+
+// Writable is a writable folder by its path, the same inside as outside.
+type Writable struct {
+	Path      string
+	Mode      vocabulary.MountMode
+	Workspace bool
 }
 
 // judged is the identity of a source when it was judged.

@@ -281,13 +281,23 @@ func TestContainedProtectedFiles(t *testing.T) {
 	h.write("home/proj/extra.gitconfig", "")
 	git(t, h.dir, "config", "core.hooksPath", ".githooks")
 	git(t, h.dir, "config", "include.path", "../extra.gitconfig")
-	l := h.plan(h.request())
+	h.write("home/proj/node_modules/a/.vscode/tasks.json", "{}")
+	r := h.request()
+	r.Installed = []string{"node_modules"}
+	l := h.plan(r)
+	h.mustRun(l, "echo x > node_modules/a/.vscode/tasks.json") // packages bring what they like
+	// What git writes itself is ruled by the guard, and stays in place.
+	for _, config := range []string{".git/config", "vendor/sub/.git/config", "node_modules/a/node_modules/b/.git/config", "1/2/3/4/5/6/7/8/9/.git/config", "store.git/config", ".git/modules/a/b/config"} {
+		if !slices.Contains(l.Fixed, filepath.Join(h.dir, config)) {
+			t.Errorf("%s is neither read-only nor ruled", config)
+		}
+	}
 	for _, script := range []string{
-		"echo x > .git/hooks/pre-commit", "echo x >> .git/config", "git config core.fsmonitor ./evil", "mkdir h && mv h .git/hooks", "rm -rf .git/hooks", "rm .git/config",
-		"mv .git .git2", "mv .git/config .git/c2", "cp .git/config c && mv -f c .git/config", "mv .git/hooks .git/h2",
-		"echo x > vendor/sub/.git/hooks/pre-push", "echo x >> vendor/sub/.git/config", "mv vendor/sub/.git vendor/sub/g",
-		"echo x >> node_modules/a/node_modules/b/.git/config", "echo x >> 1/2/3/4/5/6/7/8/9/.git/config",
-		"echo x >> store.git/config", "echo x > store.git/hooks/post-receive", "echo x >> .git/modules/a/b/config", "mv .git/modules/a .git/modules/z", "mv .git/modules .git/m2",
+		"echo x > .git/hooks/pre-commit", "mkdir h && mv h .git/hooks", "rm -rf .git/hooks", 
+		"mv .git .git2", "mv .git/hooks .git/h2",
+		"echo x > vendor/sub/.git/hooks/pre-push", "mv vendor/sub/.git vendor/sub/g",
+		
+		"echo x > store.git/hooks/post-receive", "mv .git/modules/a .git/modules/z", "mv .git/modules .git/m2",
 		"echo x > wt/.git", "rm wt/.git", "echo x > .git/worktrees/wt/commondir", "mv .git/worktrees/wt .git/worktrees/w2",
 		"echo x > .vscode/tasks.json", "mv .vscode v2", "echo x > sub/.envrc", "rm sub/.envrc", "echo x > x.code-workspace", "mv .claude c2", "echo x > .claude/settings.json",
 		"echo x > .githooks/pre-commit", "mv .githooks g2", "echo x > extra.gitconfig",
@@ -317,7 +327,7 @@ func TestContainedWorktreeElsewhere(t *testing.T) {
 	r.Cwd = h.path("home/wt")
 	l := h.plan(r)
 	h.mustRun(l, "set -e; export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b; touch n; git add n; git commit -qm in; git status")
-	for _, script := range []string{"echo x >> " + main + "/.git/config", "echo x > " + main + "/.git/hooks/pre-commit", "rm .git", "mv " + main + "/.git " + main + "/g"} {
+	for _, script := range []string{"echo x > " + main + "/.git/hooks/pre-commit", "rm .git", "mv " + main + "/.git " + main + "/g"} {
 		if out, err := inside(t, l, script); err == nil {
 			t.Errorf("%s worked %s", script, out)
 		}
@@ -381,10 +391,10 @@ func TestContainedHostileNames(t *testing.T) {
 		if err := os.MkdirAll(filepath.Join(d, ".git/hooks"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		os.WriteFile(filepath.Join(d, ".git/config"), []byte(fmt.Sprint(i)), 0o644)
+		os.WriteFile(filepath.Join(d, ".git/commondir"), []byte(fmt.Sprint(i)), 0o644)
 	}
 	l := h.plan(h.request())
-	out := h.mustRun(l, `for d in ./* "./ "; do [ -d "$d/.git" ] && { echo x > "$d/.git/config" || echo kept; } 2>/dev/null; done; true`)
+	out := h.mustRun(l, `for d in ./* "./ "; do [ -d "$d/.git" ] && { echo x > "$d/.git/commondir" || echo kept; } 2>/dev/null; done; true`)
 	if strings.Count(out, "kept") < 8 {
 		t.Errorf("hostile names are not protected:\n%s", out)
 	}
@@ -464,7 +474,7 @@ func TestRefusedWorkspaces(t *testing.T) {
 		_, err := Plan(r)
 		refused(t, err, c.want, "policy.yaml:4")
 	}
-	for mode, want := range map[vocabulary.MountMode]string{"rw-no-delete": "not available yet", "staged": "not available yet", "x": "unknown mode"} {
+	for mode, want := range map[vocabulary.MountMode]string{"staged": "not available yet", "x": "unknown mode"} {
 		r := h.request()
 		r.Workspace.Mode = mode
 		_, err := Plan(r)
@@ -489,7 +499,7 @@ func TestRefusedMounts(t *testing.T) {
 	}{
 		{"/", "ro", "whole filesystem"}, {"~/root", "ro", "whole filesystem"}, {"/proc", "ro", "/proc"}, {"/proc/self/root", "ro", "/proc"}, {"/sys", "ro", "/sys"}, {"/dev", "ro", "/dev"},
 		{"/dev/sda", "ro", "/dev"}, {"~/proclink", "ro", "lies in /proc"}, {"/run", "ro", "sockets"}, {"/var/run", "ro", ""}, {"~", "rw", "startup files"}, {filepath.Dir(h.home), "ro", "homes"},
-		{"../x", "ro", "has .."}, {"~/gone", "ro", "does not exist"}, {"/etc", "rw", ""}, {"/usr/local", "rw", ""}, {"~/other", "rw-no-delete", "not available yet"}, {"~/other", "staged", "not available yet"},
+		{"../x", "ro", "has .."}, {"~/gone", "ro", "does not exist"}, {"/etc", "rw", ""}, {"/usr/local", "rw", ""}, {"~/other", "staged", "not available yet"},
 		{"~/other", "", "unknown mode"}, {".", "ro", "both rw and ro"},
 	} {
 		_, err := Plan(h.request(Folder{Path: c.path, Mode: vocabulary.MountMode(c.mode)}))

@@ -21,9 +21,11 @@ const sendTimeout = 10 * time.Second
 
 // Client is the controller's end. Safe for concurrent use.
 type Client struct {
-	conn  *frame.Conn
-	ready chan struct{}
-	done  chan struct{}
+	conn   *frame.Conn
+	keeps  keeps
+	writes *sandbox.Writes
+	ready  chan struct{}
+	done   chan struct{}
 
 	mu       sync.Mutex
 	x        exchange
@@ -35,10 +37,12 @@ type Client struct {
 	err      error
 }
 
-// NewClient starts the conversation on a connection, which it takes over.
-func NewClient(conn *frame.Conn, s Setup) *Client {
-	c := &Client{conn: conn, ready: make(chan struct{}), done: make(chan struct{}), procs: map[uint32]*Process{}, dials: map[uint32]chan dialed{},
-		x: exchange{relay: s.RelayPort != 0, ports: len(s.Ports), commands: map[uint32]*commandState{}, dials: map[uint32]bool{}}}
+// NewClient starts the conversation on a connection, which it takes over. w is
+// asked about writes; nil if nothing of the host is writable inside.
+func NewClient(conn *frame.Conn, s Setup, w *sandbox.Writes) *Client {
+	s.Guard = guardSetup(w)
+	c := &Client{conn: conn, writes: w, ready: make(chan struct{}), done: make(chan struct{}), procs: map[uint32]*Process{}, dials: map[uint32]chan dialed{},
+		x: exchange{guarded: w != nil, relay: s.RelayPort != 0, ports: len(s.Ports), commands: map[uint32]*commandState{}, dials: map[uint32]bool{}}}
 	go c.receive(s)
 	return c
 }
@@ -149,6 +153,10 @@ func (c *Client) take(r report, files []*os.File, s Setup) error {
 		p.end(r.Code, nil)
 	case kindDialed, kindClosed:
 		return c.takeDial(r, files)
+	case kindDenied:
+		c.writes.Refused(clean(r.Op), string(r.Path), clean(r.Error))
+	case kindKeep:
+		return c.keep(r)
 	}
 	return nil
 }

@@ -70,7 +70,6 @@ func confine(s Setup) error {
 	if err := restrictPaths(s); err != nil {
 		return err
 	}
-	prepareThreads()
 	return seccomp.Install(seccomp.Options{PinCPUs: s.PinCPUs, BoundShm: s.BoundShm})
 }
 

@@ -25,6 +25,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode"
+
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/guard"
 )
 
 // Names in the child registry, and where the binary lies inside the sandbox.
@@ -55,6 +57,8 @@ type Setup struct {
 	TaskLimit uint64 `json:"task_limit,omitempty"` // RLIMIT_NPROC, processes and threads
 	PinCPUs   bool   `json:"pin_cpus,omitempty"`
 	BoundShm  bool   `json:"bound_shm,omitempty"`
+	// Guard says which writes are decided by name; nil: none.
+	Guard *guard.Setup `json:"guard,omitempty"`
 }
 
 // Paths travel as bytes: a file's name need not be UTF-8, and JSON text must be.
@@ -88,6 +92,13 @@ type request struct {
 	Start  *start         `json:"start,omitempty"`
 	Signal *signalRequest `json:"signal,omitempty"`
 	Dial   *dialRequest   `json:"dial,omitempty"`
+	Kept   *keptRequest   `json:"kept,omitempty"`
+}
+
+// keptRequest answers a keep report.
+type keptRequest struct {
+	ID    uint32 `json:"id"`
+	Error string `json:"error,omitempty"` // no version was made
 }
 
 // dialRequest asks for a connection to a port of the sandbox's own loopback.
@@ -124,6 +135,8 @@ const (
 	kindExited  = "exited" // Code is 128+n for a signal
 	kindDialed  = "dialed" // the connection comes along
 	kindClosed  = "closed" // nothing listens on the port; Error says why
+	kindDenied  = "denied" // a write at Path was refused; Error says why, Op how
+	kindKeep    = "keep"   // what is at Path is about to change; a kept request answers
 )
 
 // report is what the supervisor sends.
@@ -136,6 +149,10 @@ type report struct {
 	// V6, with ready: after the relay's listener and those on 127.0.0.1 come the
 	// same ports on ::1. A sandbox without IPv6 has none.
 	V6 bool `json:"v6,omitempty"`
+	// With denied and keep.
+	Path  guard.Bytes `json:"path,omitempty"`
+	Op    string      `json:"op,omitempty"`
+	Again bool        `json:"again,omitempty"`
 }
 
 // clean makes a text from the sandbox fit for a terminal and a log.
@@ -172,6 +189,7 @@ func (s *start) validate() error {
 // exchange holds what the controller knows of its commands, and judges what
 // the supervisor says about them. It does no input or output.
 type exchange struct {
+	guarded  bool // the supervisor judges writes
 	relay    bool // a listener comes with ready
 	ports    int  // and so many more
 	ready    bool
@@ -236,6 +254,10 @@ func (x *exchange) judge(r report, files int) error {
 		delete(x.dials, r.ID)
 		if r.Kind == kindDialed {
 			want = 1
+		}
+	case kindDenied, kindKeep:
+		if !x.guarded || !x.ready || !strings.HasPrefix(string(r.Path), "/") {
+			return fmt.Errorf("%s of a write that nobody judges", r.Kind)
 		}
 	default:
 		return fmt.Errorf("unknown report")

@@ -68,7 +68,7 @@ func TestHostileSupervisor(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer liar.Close()
-			client := NewClient(ours, Setup{RelayPort: c.relay, Ports: c.ports})
+			client := NewClient(ours, Setup{RelayPort: c.relay, Ports: c.ports}, nil)
 			go func() {
 				for i, r := range c.say {
 					var fs []*os.File
@@ -98,7 +98,7 @@ func TestHostileTerminal(t *testing.T) {
 	ours, theirs, _ := frame.Pair()
 	liar, _ := frame.New(theirs)
 	defer liar.Close()
-	client := NewClient(ours, Setup{})
+	client := NewClient(ours, Setup{}, nil)
 	null, _ := os.OpenFile("/dev/null", os.O_RDWR, 0)
 	defer null.Close()
 	go func() {
@@ -155,7 +155,7 @@ func TestHostileConnection(t *testing.T) {
 			ours, theirs, _ := frame.Pair()
 			liar, _ := frame.New(theirs)
 			defer liar.Close()
-			client := NewClient(ours, Setup{})
+			client := NewClient(ours, Setup{}, nil)
 			go func() {
 				liar.Send(time.Time{}, report{Kind: kindReady})
 				for {
@@ -186,7 +186,7 @@ func TestHostileConnection(t *testing.T) {
 func TestSilentSupervisor(t *testing.T) {
 	ours, theirs, _ := frame.Pair()
 	defer theirs.Close()
-	client := NewClient(ours, Setup{})
+	client := NewClient(ours, Setup{}, nil)
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	if _, err := client.Ready(ctx); !errors.Is(err, context.DeadlineExceeded) {

@@ -40,7 +40,7 @@ func (s *supervisor) startJob(st start, stdio [3]*os.File) *failure {
 	}
 	defer master.Close()
 	defer slave.Close()
-	spec, err := specFile(st)
+	spec, err := jsonFile(st)
 	if err != nil {
 		return fail("request", err)
 	}
@@ -238,8 +238,9 @@ func ignoreTerminalSignals() {
 	}()
 }
 
-func specFile(st start) (*os.File, error) {
-	data, err := json.Marshal(st)
+// jsonFile holds a value for a child to read.
+func jsonFile(v any) (*os.File, error) {
+	data, err := json.Marshal(v)
 	if err != nil {
 		return nil, err
 	}

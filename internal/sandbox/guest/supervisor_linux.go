@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,13 +14,20 @@ import (
 
 	"github.com/bulkhead-dev/bulkhead/internal/childproc"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/frame"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/guard"
 	"golang.org/x/sys/unix"
 )
 
-const controlFD = 3
+const (
+	controlFD = 3
+	setupFD   = 4 // of the confined supervisor: its Setup, JSON
+
+	confinedChild = "guest-confined"
+)
 
 func init() {
 	childproc.Register(Child, supervise)
+	childproc.Register(confinedChild, superviseConfined)
 	childproc.Register(jobChild, job)
 }
 
@@ -27,6 +35,7 @@ func init() {
 type supervisor struct {
 	conn     *frame.Conn
 	oomScore *os.File
+	host     *host // nil: no write is judged
 
 	// mu is held over fork and bookkeeping together, so that the reaper never
 	// meets a child that is not in the book yet.
@@ -43,26 +52,18 @@ type command struct {
 	code  int           // the job child's own exit code
 }
 
+// supervise confines this process and executes itself again: a process has one
+// Landlock domain for all of its threads only if it began with it, and the guard's
+// threads may look into a command only from a domain that its own lies in.
 func supervise() int {
-	oomScore, err := os.OpenFile("/proc/self/oom_score_adj", os.O_WRONLY, 0) // closed to an undumpable process
+	begin()
+	second, err := unix.FcntlInt(controlFD, unix.F_DUPFD_CLOEXEC, setupFD+1)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "guest:", err)
-		return 1
+		return failBegin(err)
 	}
-	if err := hide("bulkhead-guest"); err != nil {
-		fmt.Fprintln(os.Stderr, "guest:", err)
-		return 1
-	}
-	forgetIgnored()
-	if err := closeOthers(controlFD, int(oomScore.Fd())); err != nil {
-		fmt.Fprintln(os.Stderr, "guest:", err)
-		return 1
-	}
-	ignoreSignals()
-	conn, err := frame.New(os.NewFile(controlFD, "control socket"))
+	conn, err := frame.New(os.NewFile(uintptr(second), "control socket"))
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "guest:", err)
-		return 1
+		return failBegin(err)
 	}
 	var first request
 	if _, err := conn.Receive(&first, frame.MaxPayload, 0); err != nil {
@@ -71,18 +72,71 @@ func supervise() int {
 	if first.Setup == nil {
 		return 1
 	}
-	fail := func(err error) int {
-		_ = conn.Send(time.Now().Add(sendTimeout), report{Kind: kindFailed, Error: err.Error()})
-		return 1
-	}
 	if os.Getpid() != 1 {
-		return fail(errors.New("the supervisor is not pid 1 of its own namespace"))
+		return failSetup(conn, errors.New("the supervisor is not pid 1 of its own namespace"))
 	}
 	if err := confine(*first.Setup); err != nil {
-		return fail(err)
+		return failSetup(conn, err)
 	}
+	f, err := jsonFile(first.Setup)
+	if err != nil {
+		return failSetup(conn, err)
+	}
+	if err := unix.Dup3(int(f.Fd()), setupFD, 0); err != nil {
+		return failSetup(conn, err)
+	}
+	err = unix.Exec(Path, []string{childproc.Argv0(confinedChild)}, []string{})
+	return failSetup(conn, fmt.Errorf("starting the confined supervisor: %w", err))
+}
+
+func failSetup(conn *frame.Conn, err error) int {
+	_ = conn.Send(time.Now().Add(sendTimeout), report{Kind: kindFailed, Error: err.Error()})
+	return 1
+}
+
+func failBegin(err error) int {
+	fmt.Fprintln(os.Stderr, "guest:", err)
+	return 1
+}
+
+// begin closes this process to others, and what somebody may have left open.
+func begin() {
+	err := hide("bulkhead-guest")
+	if err == nil {
+		forgetIgnored()
+		err = closeOthers(controlFD)
+	}
+	if err != nil {
+		os.Exit(failBegin(err))
+	}
+	ignoreSignals()
+}
+
+// superviseConfined is the supervisor for the rest of its life.
+func superviseConfined() int {
+	oomScore, err := os.OpenFile("/proc/self/oom_score_adj", os.O_WRONLY, 0) // closed to an undumpable process
+	if err != nil {
+		return failBegin(err)
+	}
+	setupFile := os.NewFile(setupFD, "setup")
+	var setup Setup
+	if err := json.NewDecoder(setupFile).Decode(&setup); err != nil {
+		return failBegin(err)
+	}
+	setupFile.Close()
+	if err := hide("bulkhead-guest"); err != nil {
+		return failBegin(err)
+	}
+	ignoreSignals()
+	unix.CloseOnExec(controlFD)
+	conn, err := frame.New(os.NewFile(controlFD, "control socket"))
+	if err != nil {
+		return failBegin(err)
+	}
+	prepareThreads()
+	fail := func(err error) int { return failSetup(conn, err) }
 	var files []*os.File
-	if port := first.Setup.RelayPort; port != 0 {
+	if port := setup.RelayPort; port != 0 {
 		l, err := listen(netip.AddrPortFrom(loopbacks[0], uint16(port)))
 		if err != nil {
 			return fail(fmt.Errorf("relay listener: %w", err))
@@ -90,17 +144,22 @@ func supervise() int {
 		defer l.Close()
 		files = append(files, l)
 	}
-	ports, v6, err := listenPorts(first.Setup.Ports)
+	ports, v6, err := listenPorts(setup.Ports)
 	if err != nil {
 		return fail(err)
 	}
 	files = append(files, ports...)
 	s := &supervisor{conn: conn, oomScore: oomScore, byPID: map[int]*command{}, commands: map[uint32]*command{}}
 	work := make(chan func())
-	scoped := make(chan error)
-	go s.spawn(work, scoped)
-	if err := <-scoped; err != nil {
-		return fail(err)
+	spawning := make(chan spawnReady)
+	go s.spawn(setup.Guard, work, spawning)
+	r := <-spawning
+	if r.err == nil && setup.Guard != nil {
+		s.host = newHost(s)
+		r.err = guard.Start(*setup.Guard, r.listener, s.host, func(err error) { os.Exit(failBegin(err)) })
+	}
+	if r.err != nil {
+		return fail(r.err)
 	}
 	go s.reap()
 	s.report(report{Kind: kindReady, V6: v6}, files...)
@@ -134,6 +193,8 @@ func (s *supervisor) serve(work chan<- func()) int {
 			work <- func() { s.signal(*r.Signal) }
 		case r.Dial != nil:
 			go s.dial(*r.Dial)
+		case r.Kept != nil && s.host != nil:
+			s.host.kept(*r.Kept)
 		}
 	}
 }
@@ -152,15 +213,23 @@ func (s *supervisor) signal(r signalRequest) {
 	}
 }
 
+type spawnReady struct {
+	listener int
+	err      error
+}
+
 // spawn starts and signals commands, all from one thread. Before Landlock ABI
 // 8 each thread of a process is in a domain of its own, and a domain's processes
 // can signal only their own: the commands must share one, and pid 1 must speak
-// to them from it.
-func (s *supervisor) spawn(work <-chan func(), scoped chan<- error) {
+// to them from it. The same thread has the filter that asks the guard.
+func (s *supervisor) spawn(g *guard.Setup, work <-chan func(), ready chan<- spawnReady) {
 	runtime.LockOSThread()
-	err := scopeThread()
-	scoped <- err
-	if err != nil {
+	r := spawnReady{listener: -1, err: scopeThread()}
+	if r.err == nil {
+		r.listener, r.err = guardWrites(g)
+	}
+	ready <- r
+	if r.err != nil {
 		return
 	}
 	for do := range work {

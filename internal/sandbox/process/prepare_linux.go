@@ -141,7 +141,7 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, bwrap string, p
 		f.Close()
 	}
 	files = nil
-	i := newInstance(spec, limits, w, guest.NewClient(conn, setup), door)
+	i := newInstance(spec, limits, w, guest.NewClient(conn, setup, spec.Writes), door)
 	if err := i.await(ctx); err != nil {
 		_ = i.Kill()
 		return nil, err

@@ -1,0 +1,78 @@
+// Package guard decides every write by path that a command of the sandbox makes
+// in a folder of the host, and carries it out.
+//
+// It runs in pid 1 inside the sandbox. The kernel stops each call that creates,
+// opens for writing, renames or removes what a path names (package seccomp,
+// Listen) and hands it over. The guard reads the caller's path once, resolves
+// its folder to a handle, judges the folder's real path and the last name, does
+// the work itself below that handle, and gives the caller the result: what was
+// judged is what is written. It never lets a call with a path go on by itself,
+// because its caller could exchange the path in between. Reading, and writing
+// to what is open, are not its business.
+//
+// Two things are kept true. No name on the list of protected files comes into
+// being, by whatever call. And every folder that git would take for a
+// repository has a configuration that was read and found harmless, and no hook
+// but samples. In rw-no-delete nothing that was there is lost, and where
+// versions are kept, the first change of a file waits for its copy.
+//
+// The guard has the rights of the commands and no more. What it must not do for
+// them is reach itself: files of /proc are opened for a caller's own process only.
+package guard
+
+import (
+	"encoding/json"
+
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/guard/rules"
+)
+
+// Folder is a writable folder of the host.
+type Folder struct {
+	Path Bytes `json:"path"`
+	// NoDelete makes it one from which nothing that was there is lost.
+	NoDelete bool `json:"no_delete,omitempty"`
+	// Versions asks Host.Keep before the first change of what was there.
+	Versions bool `json:"versions,omitempty"`
+}
+
+// Setup says what to guard.
+type Setup struct {
+	Folders   []Folder          `json:"folders"`
+	Protected []rules.Protected `json:"protected"`
+	// Installed are names of folders below which only what git obeys is protected.
+	Installed []string `json:"installed"`
+	// Fixed are files that stay writable by rule (git's configuration) and must
+	// not be removed or moved.
+	Fixed []Bytes `json:"fixed,omitempty"`
+}
+
+// Bytes is a path as JSON: a file's name need not be UTF-8.
+type Bytes string
+
+// MarshalJSON implements json.Marshaler.
+func (b Bytes) MarshalJSON() ([]byte, error) { return json.Marshal([]byte(b)) }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (b *Bytes) UnmarshalJSON(text []byte) error {
+	var raw []byte
+	err := json.Unmarshal(text, &raw)
+	*b = Bytes(raw)
+	return err
+}
+
+// Refusal is a write that was not carried out.
+type Refusal struct {
+	Op     string // the system call's name
+	Path   string
+	Reason string
+}
+
+// Host is what the guard needs of the world outside. Safe for concurrent use.
+type Host interface {
+	// Refused reports a refusal. It does not wait.
+	Refused(Refusal)
+	// Keep has a version made of what is at a path, which is about to change. It
+	// returns when that is safe. again asks for one more version of a path that
+	// has one already.
+	Keep(path string, again bool) error
+}

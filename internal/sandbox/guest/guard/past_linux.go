@@ -1,0 +1,133 @@
+package guard
+
+import (
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// past knows what was in the guarded folders before the session: everything but
+// what the session made.
+type past struct {
+	mu   sync.Mutex
+	made map[inode]struct{} // of the session
+	kept map[string]bool    // paths that have a version
+}
+
+// inode is a file for as long as the machine runs: its number can be given to
+// another one, which is then born later.
+type inode struct {
+	dev, ino uint64
+	born     int64
+}
+
+func identify(st *unix.Statx_t) inode {
+	return inode{dev: uint64(st.Dev_major)<<32 | uint64(st.Dev_minor), ino: st.Ino, born: st.Btime.Sec*1e9 + int64(st.Btime.Nsec)}
+}
+
+const wanted = unix.STATX_TYPE | unix.STATX_INO | unix.STATX_BTIME | unix.STATX_NLINK | unix.STATX_MODE
+
+func look(dir int, name string) (*unix.Statx_t, error) {
+	var st unix.Statx_t
+	flags := unix.AT_SYMLINK_NOFOLLOW | unix.AT_STATX_DONT_SYNC
+	if name == "" {
+		flags |= unix.AT_EMPTY_PATH
+	}
+	err := unix.Statx(dir, name, flags, wanted, &st)
+	return &st, err
+}
+
+// created notes what the session made, by its open handle.
+func (p *past) created(fd int) {
+	st, err := look(fd, "")
+	if err == nil {
+		p.mu.Lock()
+		p.made[identify(st)] = struct{}{}
+		p.mu.Unlock()
+	}
+}
+
+// createdAt notes it by its name.
+func (p *past) createdAt(at place) {
+	st, err := look(at.dir, at.name)
+	if err == nil {
+		p.mu.Lock()
+		p.made[identify(st)] = struct{}{}
+		p.mu.Unlock()
+	}
+}
+
+func (p *past) isMade(st *unix.Statx_t) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, ok := p.made[identify(st)]
+	return ok
+}
+
+func (p *past) hasVersion(path string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.kept[path]
+}
+
+func (p *past) forget(st *unix.Statx_t) {
+	p.mu.Lock()
+	delete(p.made, identify(st))
+	p.mu.Unlock()
+}
+
+// before has a version kept of what is at a place, if it is not the session's
+// own. again says that the place is about to get other content altogether.
+func (p *past) before(t *task, at place, again bool) verdict {
+	f, _ := t.g.folder(at.path)
+	if f == nil || !f.Versions {
+		return done()
+	}
+	st, err := look(at.dir, at.name)
+	if err != nil {
+		return done() // nothing is there; if it is something else, the call itself will say so
+	}
+	full := at.full()
+	known := p.hasVersion(full)
+	if known && !(again && f.NoDelete && st.Mode&unix.S_IFMT == unix.S_IFREG) {
+		return done()
+	}
+	if !known && p.isMade(st) {
+		return done()
+	}
+	if err := t.g.host.Keep(full, known); err != nil {
+		if f.NoDelete && !known {
+			return t.refuse(full, "no version of it can be kept: "+err.Error())
+		}
+		return done() // said by the host
+	}
+	p.mu.Lock()
+	p.kept[full] = true
+	p.mu.Unlock()
+	return done()
+}
+
+// mayGo says why the name at a place must stay.
+func (p *past) mayGo(t *task, at place) (reason string) {
+	const lost = "in this workspace (rw-no-delete) nothing that was there is removed"
+	f, _ := t.g.folder(at.path)
+	if f == nil || !f.NoDelete {
+		return ""
+	}
+	if p.hasVersion(at.full()) {
+		return lost
+	}
+	st, err := look(at.dir, at.name)
+	if err != nil || p.isMade(st) {
+		return ""
+	}
+	return lost
+}
+
+// move notes that a file has a version under the name that it leaves: under the
+// new one it may go.
+func (p *past) move(st *unix.Statx_t) {
+	p.mu.Lock()
+	p.made[identify(st)] = struct{}{}
+	p.mu.Unlock()
+}

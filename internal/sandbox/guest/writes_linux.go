@@ -1,0 +1,118 @@
+package guest
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/guard"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/guard/rules"
+	"github.com/bulkhead-dev/bulkhead/internal/seccomp"
+)
+
+// guardSetup is what the supervisor gets of the rule for writes.
+func guardSetup(w *sandbox.Writes) *guard.Setup {
+	if w == nil {
+		return nil
+	}
+	s := &guard.Setup{Installed: w.Installed}
+	for _, f := range w.Folders {
+		s.Folders = append(s.Folders, guard.Folder{Path: guard.Bytes(f.Path), NoDelete: f.NoDelete, Versions: f.Versions})
+	}
+	for _, p := range w.Protected {
+		s.Protected = append(s.Protected, rules.Protected{Path: p.Path, Reason: p.Reason})
+	}
+	for _, f := range w.Fixed {
+		s.Fixed = append(s.Fixed, guard.Bytes(f))
+	}
+	return s
+}
+
+// maxKeeps bounds the copies that the supervisor may ask for at once: its
+// threads wait for them.
+const maxKeeps = 64
+
+// keeps counts the controller's copies under way.
+type keeps struct{ running atomic.Int32 }
+
+// keep makes a version beside the conversation, and answers.
+func (c *Client) keep(r report) error {
+	if c.writes.Keep == nil || c.keeps.running.Add(1) > maxKeeps {
+		return errors.New("the sandbox broke the protocol: copies that nobody makes")
+	}
+	go func() {
+		k := keptRequest{ID: r.ID}
+		if err := c.writes.Keep(string(r.Path), r.Again); err != nil {
+			k.Error = clean(err.Error())
+		}
+		c.keeps.running.Add(-1)
+		if err := c.conn.Send(time.Now().Add(sendTimeout), request{Kept: &k}); err != nil {
+			c.conn.Close()
+		}
+	}()
+	return nil
+}
+
+// host is the guard's way to the controller.
+type host struct {
+	s *supervisor
+
+	mu      sync.Mutex
+	next    uint32
+	waiting map[uint32]chan string
+	denied  chan report
+}
+
+func newHost(s *supervisor) *host {
+	h := &host{s: s, waiting: map[uint32]chan string{}, denied: make(chan report, 256)}
+	go func() {
+		for r := range h.denied {
+			s.report(r)
+		}
+	}()
+	return h
+}
+
+// Refused implements guard.Host. What comes faster than it can be told is not
+// told: the refusal itself does not depend on it.
+func (h *host) Refused(r guard.Refusal) {
+	select {
+	case h.denied <- report{Kind: kindDenied, Path: guard.Bytes(r.Path), Op: r.Op, Error: r.Reason}:
+	default:
+	}
+}
+
+// Keep implements guard.Host.
+func (h *host) Keep(path string, again bool) error {
+	answer := make(chan string, 1)
+	h.mu.Lock()
+	h.next++
+	id := h.next
+	h.waiting[id] = answer
+	h.mu.Unlock()
+	h.s.report(report{Kind: kindKeep, ID: id, Path: guard.Bytes(path), Again: again})
+	if text := <-answer; text != "" {
+		return errors.New(text)
+	}
+	return nil
+}
+
+func (h *host) kept(k keptRequest) {
+	h.mu.Lock()
+	answer := h.waiting[k.ID]
+	delete(h.waiting, k.ID)
+	h.mu.Unlock()
+	if answer != nil {
+		answer <- k.Error
+	}
+}
+
+// guardWrites makes every command that this thread starts ask before it writes.
+func guardWrites(s *guard.Setup) (listener int, err error) {
+	if s == nil {
+		return -1, nil
+	}
+	return seccomp.Listen()
+}

@@ -1,0 +1,94 @@
+package session
+
+import (
+	"sync"
+
+	v1 "github.com/bulkhead-dev/bulkhead/api/v1"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+)
+
+// ActionWrite is a write in a folder of the host that was refused.
+const ActionWrite vocabulary.Action = "workspace.write"
+
+// maxRefusals bounds the lines about refused writes; the last one says how many
+// more there were.
+const maxRefusals = 1000
+
+// refusals records refused writes, each place once, without making anybody wait.
+type refusals struct {
+	record func(v1.Event) error
+
+	mu     sync.Mutex
+	seen   map[string]bool
+	more   int
+	queue  chan v1.Event
+	closed chan struct{}
+}
+
+func newRefusals(record func(v1.Event) error) *refusals {
+	r := &refusals{record: record, seen: map[string]bool{}, queue: make(chan v1.Event, maxRefusals+1), closed: make(chan struct{})}
+	go func() {
+		defer close(r.closed)
+		for e := range r.queue {
+			_ = r.record(e) // the act did not happen: nothing is lost but the line
+		}
+	}()
+	return r
+}
+
+func refusedWrite(path, reason string, attrs map[string]string) v1.Event {
+	return v1.Event{
+		Actor: "sandbox", Action: ActionWrite, Resource: vocabulary.Resource(path), Verdict: vocabulary.Deny,
+		Reason: vocabulary.Reason{Code: "protected", Message: reason, Rule: vocabulary.Position{File: "protected.yaml"},
+			Remedy: "make this change outside, or work in a staged workspace and apply it after a look"},
+		Attrs: attrs,
+	}
+}
+
+// add takes one refusal.
+func (r *refusals) add(op, path, reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := path + "\x00" + reason
+	if r.queue == nil || r.seen[key] {
+		return
+	}
+	if len(r.seen) >= maxRefusals {
+		r.more++
+		return
+	}
+	r.seen[key] = true
+	r.queue <- refusedWrite(path, reason, map[string]string{"call": op})
+}
+
+// close records what was left, and returns when all is written.
+func (r *refusals) close() (count int) {
+	r.mu.Lock()
+	count = len(r.seen) + r.more
+	if r.queue != nil {
+		close(r.queue)
+		r.queue = nil
+	}
+	r.mu.Unlock()
+	<-r.closed
+	return count
+}
+
+// writes is the rule for the host's folders that the sandbox may write to.
+func (s *session) writes() *sandbox.Writes {
+	l := s.view.layout
+	if len(l.Writable) == 0 {
+		return nil
+	}
+	w := &sandbox.Writes{Installed: l.Installed, Fixed: l.Fixed}
+	for _, f := range l.Writable {
+		w.Folders = append(w.Folders, sandbox.WritableFolder{Path: f.Path, NoDelete: f.Mode == vocabulary.RWNoDelete})
+	}
+	for _, p := range l.Protected {
+		w.Protected = append(w.Protected, sandbox.ProtectedPath{Path: p.Path, Reason: p.Reason})
+	}
+	s.refusals = newRefusals(s.log.Record)
+	w.Refused = s.refusals.add
+	return w
+}
