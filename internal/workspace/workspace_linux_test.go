@@ -293,10 +293,10 @@ func TestContainedProtectedFiles(t *testing.T) {
 		}
 	}
 	for _, script := range []string{
-		"echo x > .git/hooks/pre-commit", "mkdir h && mv h .git/hooks", "rm -rf .git/hooks", 
+		"echo x > .git/hooks/pre-commit", "mkdir h && mv h .git/hooks", "rm -rf .git/hooks",
 		"mv .git .git2", "mv .git/hooks .git/h2",
 		"echo x > vendor/sub/.git/hooks/pre-push", "mv vendor/sub/.git vendor/sub/g",
-		
+
 		"echo x > store.git/hooks/post-receive", "mv .git/modules/a .git/modules/z", "mv .git/modules .git/m2",
 		"echo x > wt/.git", "rm wt/.git", "echo x > .git/worktrees/wt/commondir", "mv .git/worktrees/wt .git/worktrees/w2",
 		"echo x > .vscode/tasks.json", "mv .vscode v2", "echo x > sub/.envrc", "rm sub/.envrc", "echo x > x.code-workspace", "mv .claude c2", "echo x > .claude/settings.json",

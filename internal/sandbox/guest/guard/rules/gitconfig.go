@@ -265,37 +265,50 @@ func parseEntry(s string) (key, value string, err error) {
 		return "", "", fmt.Errorf("no = after the key")
 	}
 	rest = strings.TrimLeft(rest[1:], " \t")
+	return parseValue(strings.ToLower(key), rest)
+}
+
+// parseValue reads a value that is in quotes as a whole or not at all: versions of
+// git differ in the spaces of any other.
+func parseValue(key, rest string) (string, string, error) {
+	body, quoted := strings.CutPrefix(rest, `"`)
 	var b strings.Builder
-	quoted := false
 	kept := 0 // spaces at the end count only when quoted
-	for i := 0; i < len(rest); i++ {
-		c := rest[i]
+	for i := 0; i < len(body); i++ {
+		c := body[i]
 		switch {
+		case c == '"' && quoted:
+			if after := strings.TrimLeft(body[i+1:], " \t"); after != "" && after[0] != '#' && after[0] != ';' {
+				return "", "", fmt.Errorf("a value that is partly in quotes")
+			}
+			return key, b.String(), nil
 		case c == '"':
-			quoted = !quoted
-			continue
+			return "", "", fmt.Errorf("a value that is partly in quotes")
 		case c == '\\':
 			i++
-			if i == len(rest) {
+			if i == len(body) {
 				return "", "", fmt.Errorf("the line goes on in the next one")
 			}
-			plain, ok := map[byte]byte{'n': '\n', 't': '\t', 'b': '\b', '"': '"', '\\': '\\'}[rest[i]]
+			plain, ok := map[byte]byte{'n': '\n', 't': '\t', 'b': '\b', '"': '"', '\\': '\\'}[body[i]]
 			if !ok {
 				return "", "", fmt.Errorf("unknown escape")
 			}
 			b.WriteByte(plain)
 			kept = b.Len()
-			continue
 		case !quoted && (c == '#' || c == ';'):
-			return strings.ToLower(key), b.String()[:kept], nil
-		}
-		b.WriteByte(c)
-		if quoted || c != ' ' && c != '\t' {
+			return key, b.String()[:kept], nil
+		case !quoted && (c == ' ' || c == '\t'):
+			b.WriteByte(c)
+		default:
+			if strings.Contains(b.String()[kept:], "\t") && !quoted {
+				return "", "", fmt.Errorf("a tab within a value, which versions of git read differently")
+			}
+			b.WriteByte(c)
 			kept = b.Len()
 		}
 	}
 	if quoted {
 		return "", "", fmt.Errorf("a quote is not closed")
 	}
-	return strings.ToLower(key), b.String()[:kept], nil
+	return key, b.String()[:kept], nil
 }
