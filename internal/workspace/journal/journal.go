@@ -3,8 +3,9 @@
 // changes back.
 //
 // A journal is one directory of the user's own, for one session: meta.json, an
-// append-only log of one checked line for each fact (log), and the kept contents
-// (content/N). Nothing about it is in memory only: after kill -9 or a reboot Open
+// append-only log of one checked line for each fact (log), and the kept contents:
+// small ones one behind the other (pack), others each in a file (content/N), which
+// shares its blocks with the workspace's where the filesystem can. Nothing about it is in memory only: after kill -9 or a reboot Open
 // finds what is true, and Recover finishes taking back a commit that broke off.
 //
 // It runs in the controller and in the workspace commands, with the user's
@@ -84,8 +85,9 @@ type Version struct {
 	Kept bool
 	Time time.Time
 
-	content int64 // number of the content file; 0: none
-	stored  int64
+	// Where the content is: a file of its own, or stored bytes at pack-1 of the pack.
+	content, pack, stored int64
+	sum                   uint32 // of packed bytes
 }
 
 // Change is one step of a commit: what shall stand at a path.

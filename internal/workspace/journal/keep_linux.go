@@ -3,6 +3,8 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -97,9 +99,9 @@ func (j *Journal) keep(path string, force bool, take func() (Version, error)) (V
 		err = j.write(false, keepEntry(&v))
 	}
 	if err != nil {
+		j.stored -= v.stored
 		if v.content > 0 {
 			_ = unix.Unlinkat(int(j.content.Fd()), strconv.FormatInt(v.content, 10), 0)
-			j.stored -= v.stored
 		}
 		return Version{}, fmt.Errorf("%s can't be kept: %w", tree.Show(path), err)
 	}
@@ -109,7 +111,7 @@ func (j *Journal) keep(path string, force bool, take func() (Version, error)) (V
 }
 
 func keepEntry(v *Version) *entry {
-	e := &entry{Type: typeKeep, At: v.Time.UnixNano(), Path: name(v.Path), Number: v.Number, Is: &v.State, Content: v.content, Stored: v.stored, Target: name(v.Target)}
+	e := &entry{Type: typeKeep, At: v.Time.UnixNano(), Path: name(v.Path), Number: v.Number, Is: &v.State, Content: v.content, Pack: v.pack, Sum: v.sum, Stored: v.stored, Target: name(v.Target)}
 	e.Lost = v.Kind == File && !v.Kept
 	return e
 }
@@ -161,27 +163,22 @@ func (j *Journal) take(root *os.File, path string, lost bool) (Version, error) {
 	return v, err
 }
 
-// store copies a file's content into a file of the journal's own.
+// store copies a file's content into the journal.
 func (j *Journal) store(handle int, st *unix.Stat_t, v *Version) error {
-	// Blocks that are not there are not copied; small files may have none.
-	need := st.Size
-	if st.Size > 64<<10 {
-		need = min(st.Size, st.Blocks*512)
-	}
-	j.mu.Lock()
-	if j.stored+need > j.meta.Budget {
-		j.mu.Unlock()
-		return ErrBudget
-	}
-	j.stored += need
-	j.contents++
-	v.content, v.stored = j.contents, need
-	j.mu.Unlock()
 	src, err := tree.Read(handle)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
+	if st.Size <= smallest {
+		return j.storePacked(src, st.Size, v)
+	}
+	if err := j.reserve(min(st.Size, st.Blocks*512), v, func() { // holes take no space
+		j.contents++
+		v.content = j.contents
+	}); err != nil {
+		return err
+	}
 	fd, err := unix.Openat(int(j.content.Fd()), strconv.FormatInt(v.content, 10), unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
@@ -194,16 +191,77 @@ func (j *Journal) store(handle int, st *unix.Stat_t, v *Version) error {
 	return err
 }
 
+func (j *Journal) storePacked(src *os.File, size int64, v *Version) error {
+	buf := make([]byte, size)
+	n, err := io.ReadFull(src, buf)
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		return err
+	}
+	buf = buf[:n]
+	if err := j.reserve(int64(n), v, func() {
+		v.pack = j.packed + 1
+		j.packed += int64(n)
+	}); err != nil {
+		return err
+	}
+	v.sum = crc32.Checksum(buf, castagnoli)
+	_, err = j.pack.WriteAt(buf, v.pack-1)
+	return err
+}
+
+// reserve takes a place and bytes of the budget.
+func (j *Journal) reserve(bytes int64, v *Version, place func()) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.stored+bytes > j.meta.Budget {
+		return ErrBudget
+	}
+	j.stored += bytes
+	v.stored = bytes
+	place()
+	return nil
+}
+
 // Open opens a kept file's content for reading.
 func (j *Journal) Open(v Version) (*os.File, error) {
-	if v.content == 0 {
-		return nil, fmt.Errorf("no content is kept of version %d of %s", v.Number, tree.Show(v.Path))
-	}
-	fd, err := unix.Openat(int(j.content.Fd()), strconv.FormatInt(v.content, 10), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	f, err := j.openContent(v)
 	if err != nil {
 		return nil, fmt.Errorf("version %d of %s: %w", v.Number, tree.Show(v.Path), err)
 	}
-	return os.NewFile(uintptr(fd), v.Path), nil
+	return f, nil
+}
+
+func (j *Journal) openContent(v Version) (*os.File, error) {
+	switch {
+	case v.content > 0:
+		fd, err := unix.Openat(int(j.content.Fd()), strconv.FormatInt(v.content, 10), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, err
+		}
+		return os.NewFile(uintptr(fd), v.Path), nil
+	case v.pack == 0:
+		return nil, errors.New("its content was not kept")
+	}
+	buf := make([]byte, v.stored)
+	if _, err := j.pack.ReadAt(buf, v.pack-1); err != nil && (err != io.EOF || v.stored > 0) {
+		return nil, err
+	}
+	if crc32.Checksum(buf, castagnoli) != v.sum {
+		return nil, errors.New("what was kept of it is damaged")
+	}
+	fd, err := unix.MemfdCreate("version", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), v.Path)
+	if _, err = f.Write(buf); err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // KeepTree keeps path and, if it is a directory, all below it: for a change of a

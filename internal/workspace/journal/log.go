@@ -22,7 +22,9 @@ type entry struct {
 	Is      *State `json:"is,omitempty"`      // keep: before the change; step, left: after it
 	Was     *State `json:"was,omitempty"`     // step: before it
 	Target  name   `json:"target,omitempty"`  // keep, of a link
-	Content int64  `json:"content,omitempty"` // keep, of a file
+	Content int64  `json:"content,omitempty"` // keep, of a file: the content file's number
+	Pack    int64  `json:"pack,omitempty"`    // keep, of a small file: 1 + where it is in the pack
+	Sum     uint32 `json:"sum,omitempty"`
 	Stored  int64  `json:"stored,omitempty"`
 	Lost    bool   `json:"lost,omitempty"` // keep, of a file: without content
 
@@ -55,6 +57,10 @@ func (n *name) UnmarshalText(b []byte) error {
 	*n = name(s)
 	return err
 }
+
+// smallest is up to which size contents go into the pack: making a file costs more
+// than writing it.
+const smallest = 64 << 10
 
 const maxLine = 64 << 10
 
@@ -143,7 +149,16 @@ func (e *entry) check() error {
 	}
 	switch e.Type {
 	case typeKeep:
-		if e.Content < 0 || e.Stored < 0 || (e.Content > 0 || e.Lost) != (e.Is.Kind == File) || e.Lost && e.Content > 0 || (e.Target != "") != (e.Is.Kind == Link) {
+		places := 0
+		for _, there := range []bool{e.Content != 0, e.Pack != 0, e.Lost} {
+			if there {
+				places++
+			}
+		}
+		if e.Content < 0 || e.Pack < 0 || e.Stored < 0 || e.Pack > 0 && e.Stored > smallest || e.Pack > 1<<50 {
+			return bad("no place for a content")
+		}
+		if (places == 1) != (e.Is.Kind == File) || places > 1 || (e.Target != "") != (e.Is.Kind == Link) {
 			return bad("content and kind differ")
 		}
 		if len(e.Target) > tree.MaxPath {

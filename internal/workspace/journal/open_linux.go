@@ -23,6 +23,7 @@ const (
 	format     = 1
 	metaFile   = "meta.json"
 	logFile    = "log"
+	packFile   = "pack"
 	contentDir = "content"
 )
 
@@ -31,6 +32,7 @@ type Journal struct {
 	meta    Meta
 	dir     *os.File
 	content *os.File
+	pack    *os.File
 	log     *os.File // locked while the journal is open
 	cloner  tree.Cloner
 
@@ -39,6 +41,7 @@ type Journal struct {
 	broken   error // a torn line that could not be taken back: sticky
 	stored   int64
 	contents int64 // the last content number
+	packed   int64 // the end of the pack
 	versions []Version
 	byPath   map[string][]int // indexes of versions
 	underWay map[string]chan struct{}
@@ -86,6 +89,9 @@ func Create(dir string, m Meta) (*Journal, error) {
 	}
 	if err == nil {
 		err = unix.Mkdirat(int(d.Fd()), contentDir, 0o700)
+	}
+	if err == nil {
+		err = writeNew(d, packFile, nil)
 	}
 	if err == nil {
 		err = writeNew(d, logFile, nil)
@@ -219,8 +225,12 @@ func (j *Journal) open() (err error) {
 		return err
 	}
 	j.content = os.NewFile(uintptr(fd), contentDir)
-	fd, err = unix.Openat(int(j.dir.Fd()), logFile, unix.O_RDWR|unix.O_APPEND|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
+	const how = unix.O_RDWR | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
+	if fd, err = unix.Openat(int(j.dir.Fd()), packFile, how, 0); err != nil {
+		return err
+	}
+	j.pack = os.NewFile(uintptr(fd), packFile)
+	if fd, err = unix.Openat(int(j.dir.Fd()), logFile, how|unix.O_APPEND, 0); err != nil {
 		return err
 	}
 	j.log = os.NewFile(uintptr(fd), logFile)
@@ -249,6 +259,9 @@ func (j *Journal) open() (err error) {
 
 // sweep removes contents that no line names: a crash came between the two.
 func (j *Journal) sweep() error {
+	if err := j.pack.Truncate(j.packed); err != nil {
+		return err
+	}
 	known := make(map[string]bool, len(j.versions))
 	for _, v := range j.versions {
 		if v.content > 0 {
@@ -276,7 +289,7 @@ func (j *Journal) replay(e entry) error {
 			return errors.New("a version is missing")
 		}
 		j.addVersion(Version{Path: path, Number: e.Number, State: *e.Is, Target: string(e.Target), Kept: e.Is.Kind != Other && !e.Lost,
-			Time: time.Unix(0, e.At), content: e.Content, stored: e.Stored})
+			Time: time.Unix(0, e.At), content: e.Content, pack: e.Pack, sum: e.Sum, stored: e.Stored})
 		return nil
 	case typeLeft:
 		j.left[path] = left{*e.Is, e.Number}
@@ -337,6 +350,9 @@ func (j *Journal) addVersion(v Version) {
 	j.byPath[v.Path] = append(j.byPath[v.Path], len(j.versions))
 	j.versions = append(j.versions, v)
 	j.contents = max(j.contents, v.content)
+	if v.pack > 0 {
+		j.packed = max(j.packed, v.pack-1+v.stored)
+	}
 	j.stored += v.stored
 }
 
@@ -371,7 +387,7 @@ func (j *Journal) write(sync bool, entries ...*entry) error {
 
 // Close lets another process open the journal.
 func (j *Journal) Close() error {
-	for _, f := range []*os.File{j.log, j.content, j.dir} {
+	for _, f := range []*os.File{j.log, j.pack, j.content, j.dir} {
 		if f != nil {
 			f.Close()
 		}
