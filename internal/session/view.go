@@ -71,7 +71,7 @@ func look(o Options, id vocabulary.SessionID) (v *view, err error) {
 		return nil, err
 	}
 	if w, ok := v.backend.(warmer); ok {
-		w.Warm(v.network)
+		w.Warm(v.network, o.Policy.Workspace.Mode == vocabulary.StagedWrites)
 	}
 	if err := v.plan(); err != nil {
 		return nil, v.discard(err)
@@ -85,7 +85,7 @@ func look(o Options, id vocabulary.SessionID) (v *view, err error) {
 // warmer is a backend that can start its own parts while the plan is made. They
 // hold nothing of the session yet, and start nothing.
 type warmer interface {
-	Warm(sandbox.NetworkKind)
+	Warm(sandbox.NetworkKind, bool)
 	Discard()
 }
 

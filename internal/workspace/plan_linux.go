@@ -47,6 +47,7 @@ type planner struct {
 type folder struct {
 	place
 	rw, workspace, preset bool
+	staged                bool // rw, and what is written goes to a layer
 	why                   string
 	pos                   vocabulary.Position
 }
@@ -187,7 +188,8 @@ func (pl *planner) judge() error {
 	var names []named
 	at := map[string]int{}
 	put := func(p place, name string, f Folder, ws bool) error {
-		rw := f.Mode == vocabulary.ReadWrite || (ws && f.Mode == "")
+		staged := ws && f.Mode == vocabulary.StagedWrites
+		rw := f.Mode == vocabulary.ReadWrite || staged || (ws && f.Mode == "")
 		what := "mount"
 		if ws {
 			what = "workspace"
@@ -197,12 +199,15 @@ func (pl *planner) judge() error {
 			if old.rw != rw {
 				return refuse(fmt.Sprintf("%s %s is asked for both rw and ro (also at %s)", what, show(f.Path), old.pos), f.Pos, "leave one of the two out")
 			}
+			if old.staged && rw {
+				return inStaged(f, *old)
+			}
 			names = append(names, named{name})
 			return nil
 		}
 		at[p.path] = len(pl.folders)
 		pl.folders = append(pl.folders, folder{
-			place: p, rw: rw, workspace: ws, pos: f.Pos, why: what + " " + f.Pos.String(),
+			place: p, rw: rw, staged: staged, workspace: ws, pos: f.Pos, why: what + " " + f.Pos.String(),
 			preset: strings.HasPrefix(f.Pos.File, "preset:"),
 		})
 		names = append(names, named{name})
@@ -218,6 +223,9 @@ func (pl *planner) judge() error {
 		p, name, ok, err := pl.judgeMount(f)
 		if err != nil {
 			return err
+		}
+		if ws := pl.folders[0]; ok && ws.staged && f.Mode == vocabulary.ReadWrite && within(p.path, ws.path) {
+			return inStaged(f, ws)
 		}
 		if ok {
 			if err := put(p, name, f, false); err != nil {
@@ -236,10 +244,14 @@ func (pl *planner) judge() error {
 
 func (pl *planner) bind(f folder) {
 	kind := vocabulary.BindRO
-	if f.rw {
+	layer := ""
+	switch {
+	case f.staged:
+		kind, layer = vocabulary.Overlay, pl.Layer
+	case f.rw:
 		kind = vocabulary.BindRW
 	}
-	pl.add(classPolicy, vocabulary.Mount{Kind: kind, Source: f.path, Target: f.path, Why: f.why})
+	pl.add(classPolicy, vocabulary.Mount{Kind: kind, Source: f.path, Target: f.path, Layer: layer, Why: f.why})
 	pl.out.judged = append(pl.out.judged, judged{f.path, f.dev, f.ino})
 }
 
@@ -251,7 +263,7 @@ func (pl *planner) spelling(name, why string) {
 		return
 	}
 	for _, l := range links {
-		if k, _ := pl.covering(filepath.Dir(l.at)); k == vocabulary.BindRO || k == vocabulary.BindRW {
+		if k, _ := pl.covering(filepath.Dir(l.at)); k.ShowsHost() {
 			continue // the host's own link is in view, or its folder can't be written
 		}
 		if slices.ContainsFunc(pl.entries, func(e entry) bool { return e.Target == l.at }) {
@@ -278,7 +290,7 @@ func (pl *planner) covering(p string) (vocabulary.MountKind, string) {
 // visible reports whether the host's file at the real path p is seen inside.
 func (pl *planner) visible(p string) bool {
 	k, _ := pl.covering(p)
-	return k == vocabulary.BindRO || k == vocabulary.BindRW
+	return k.ShowsHost()
 }
 
 // named reports whether a mount of the policy names exactly p.
@@ -348,7 +360,12 @@ func (pl *planner) finish() *Layout {
 	// What is masked or covered after all is not there to be verified.
 	stands := map[string]bool{}
 	for _, m := range pl.out.Mounts {
-		stands[m.Target] = m.Kind == vocabulary.BindRO || m.Kind == vocabulary.BindRW
+		stands[m.Target] = m.Kind.ShowsHost()
+	}
+	if ws := pl.folders[0]; ws.staged { // seen through the layer, they have other numbers
+		for t := range stands {
+			stands[t] = stands[t] && !within(t, ws.path)
+		}
 	}
 	pl.out.judged = slices.DeleteFunc(pl.out.judged, func(j judged) bool { return !stands[j.target] })
 	return &pl.out

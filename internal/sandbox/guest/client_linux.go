@@ -32,13 +32,14 @@ type Client struct {
 	dials    map[uint32]chan dialed
 	listener *os.File
 	ports    []sandbox.Listener
+	devices  []uint64
 	err      error
 }
 
 // NewClient starts the conversation on a connection, which it takes over.
 func NewClient(conn *frame.Conn, s Setup) *Client {
 	c := &Client{conn: conn, ready: make(chan struct{}), done: make(chan struct{}), procs: map[uint32]*Process{}, dials: map[uint32]chan dialed{},
-		x: exchange{relay: s.RelayPort != 0, ports: len(s.Ports), commands: map[uint32]*commandState{}, dials: map[uint32]bool{}}}
+		x: exchange{relay: s.RelayPort != 0, ports: len(s.Ports), layers: len(s.Layers), commands: map[uint32]*commandState{}, dials: map[uint32]bool{}}}
 	go c.receive(s)
 	return c
 }
@@ -62,6 +63,14 @@ func (c *Client) Ports() []sandbox.Listener {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.ports
+}
+
+// Devices returns the devices of Setup.Layers as the supervisor saw them before any
+// command ran, after Ready.
+func (c *Client) Devices() []uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.devices
 }
 
 // Done is closed when the conversation has ended.
@@ -122,6 +131,7 @@ func (c *Client) take(r report, files []*os.File, s Setup) error {
 		if err := c.listeners(files, s); err != nil {
 			return fmt.Errorf("the sandbox broke the protocol: %w", err)
 		}
+		c.devices = r.Devices
 		close(c.ready)
 	case kindFailed:
 		return errors.New(clean(r.Error))

@@ -78,6 +78,10 @@ func supervise() int {
 	if os.Getpid() != 1 {
 		return fail(errors.New("the supervisor is not pid 1 of its own namespace"))
 	}
+	devices, err := devicesOf(first.Setup.Layers)
+	if err != nil {
+		return fail(err)
+	}
 	if err := confine(*first.Setup); err != nil {
 		return fail(err)
 	}
@@ -103,11 +107,24 @@ func supervise() int {
 		return fail(err)
 	}
 	go s.reap()
-	s.report(report{Kind: kindReady, V6: v6}, files...)
+	s.report(report{Kind: kindReady, V6: v6, Devices: devices}, files...)
 	for _, f := range files {
 		f.Close()
 	}
 	return s.serve(work)
+}
+
+// devicesOf says on which filesystems folders lie.
+func devicesOf(paths []string) ([]uint64, error) {
+	var out []uint64
+	for _, p := range paths {
+		var st unix.Stat_t
+		if err := unix.Lstat(p, &st); err != nil {
+			return nil, fmt.Errorf("%s: %w", p, err)
+		}
+		out = append(out, uint64(st.Dev))
+	}
+	return out, nil
 }
 
 type startRequest struct {
