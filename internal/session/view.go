@@ -34,6 +34,7 @@ type view struct {
 	noTUN     error // why there is no TAP device
 	layout    *workspace.Layout
 	dir       string
+	layerDir  string // of a staged workspace
 
 	mounts  []vocabulary.Mount
 	env     environment
@@ -156,6 +157,10 @@ func (v *view) plan() error {
 		req.Mounts = append(req.Mounts, workspace.Folder{Path: m.Path, Mode: m.Mode, Optional: m.Optional, Pos: m.Pos})
 	}
 	req.Secrets, req.Protected = secrets, protected
+	if v.layerDir, err = v.layerPlace(); err != nil {
+		return err
+	}
+	req.Layer = v.layerDir
 	if state, err := EventDir(); err == nil {
 		req.OwnState = append(req.OwnState, filepath.Dir(state))
 	}

@@ -43,9 +43,9 @@ type Mount struct {
 	// Layer is a folder of the host, of an Overlay: with "upper", and "work" beside
 	// it for the kernel.
 	Layer string
-	Data   []byte
-	Size   int64
-	Perm   uint32
+	Data  []byte
+	Size  int64
+	Perm  uint32
 	// Why says where the mount comes from: a policy position, a preset, or
 	// "system directories"; shown by policy show and in posture reports.
 	Why string

@@ -280,7 +280,7 @@ func (j *Journal) make(h *os.File, s *step) error {
 		return err
 	}
 	mode := s.is.Mode
-	s.is = stateOf(&st)
+	s.is = StateOf(&st)
 	if s.is.Kind == Dir {
 		s.is.Mode = mode
 	}
@@ -389,7 +389,7 @@ func look(dir *os.File, name string) State {
 	if unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
 		return State{Kind: Absent}
 	}
-	return stateOf(&st)
+	return StateOf(&st)
 }
 
 // move renames, and replaces nothing.

@@ -15,7 +15,8 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/workspace/tree"
 )
 
-func stateOf(st *unix.Stat_t) State {
+// StateOf says what a file is by what the kernel says of it.
+func StateOf(st *unix.Stat_t) State {
 	s := State{Kind: Other, Mode: st.Mode & 0o7777, Mtime: st.Mtim.Nano(), Inode: st.Ino, UID: st.Uid, GID: st.Gid}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
@@ -40,7 +41,7 @@ func Look(root *os.File, path string) (State, error) {
 	if !ok {
 		return State{Kind: Absent}, nil
 	}
-	return stateOf(&st), nil
+	return StateOf(&st), nil
 }
 
 // Keep records what is at path (relative to root, the workspace) before it is
@@ -144,7 +145,7 @@ func (j *Journal) take(root *os.File, path string, lost bool) (Version, error) {
 		return v, err
 	}
 	defer unix.Close(fd)
-	v.State = stateOf(&st)
+	v.State = StateOf(&st)
 	switch v.Kind {
 	case Link:
 		v.Target, err = tree.Readlink(fd)
@@ -325,7 +326,7 @@ func (j *Journal) LeaveAll(root *os.File) error {
 			if len(j.byPath[at]) > 0 {
 				return nil // its own turn
 			}
-			return add(at, stateOf(st))
+			return add(at, StateOf(st))
 		})
 		if err != nil {
 			return err

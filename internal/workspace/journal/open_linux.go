@@ -200,23 +200,41 @@ func readOwn(d *os.File, name string, limit int64) ([]byte, error) {
 
 // Open opens the journal in dir. It fails with ErrRunning while another process
 // has it open, and with fs.ErrNotExist if there is none.
-func Open(dir string) (*Journal, error) {
+func Open(dir string) (*Journal, error) { return openDir(dir, false) }
+
+// Read opens it for looking only, also while another process has it open: what the
+// session writes meanwhile is not seen.
+func Read(dir string) (*Journal, error) { return openDir(dir, true) }
+
+func openDir(dir string, looking bool) (*Journal, error) {
 	d, err := openOwn(dir)
 	if err != nil {
 		return nil, err
 	}
 	j := &Journal{dir: d, byPath: map[string][]int{}, underWay: map[string]chan struct{}{}, left: map[string]left{}, base: map[string]int{}}
-	if err := j.open(); err != nil {
+	if err := j.open(looking); err != nil {
 		j.Close()
 		return nil, err
 	}
 	return j, nil
 }
 
+// lock waits for those who only look whether the journal is open.
+func lock(fd int) error {
+	for range 20 {
+		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	return ErrRunning
+}
+
 // maxLog bounds what is read of a log: several million changes.
 const maxLog = 1 << 30
 
-func (j *Journal) open() (err error) {
+func (j *Journal) open(looking bool) (err error) {
 	if j.meta, err = readMeta(j.dir); err != nil {
 		return err
 	}
@@ -225,7 +243,11 @@ func (j *Journal) open() (err error) {
 		return err
 	}
 	j.content = os.NewFile(uintptr(fd), contentDir)
-	const how = unix.O_RDWR | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
+	how := unix.O_RDWR
+	if looking {
+		how = unix.O_RDONLY
+	}
+	how |= unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
 	if fd, err = unix.Openat(int(j.dir.Fd()), packFile, how, 0); err != nil {
 		return err
 	}
@@ -234,11 +256,10 @@ func (j *Journal) open() (err error) {
 		return err
 	}
 	j.log = os.NewFile(uintptr(fd), logFile)
-	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return ErrRunning
+	if !looking {
+		if err := lock(fd); err != nil {
+			return err
 		}
-		return err
 	}
 	data, err := readOwn(j.dir, logFile, maxLog)
 	if err != nil {
@@ -247,6 +268,9 @@ func (j *Journal) open() (err error) {
 	used, err := parseLog(data, j.replay)
 	if err != nil {
 		return fmt.Errorf("the record in %s is damaged, and nothing is taken from it: %w", tree.Show(j.dir.Name()), err)
+	}
+	if looking {
+		return nil
 	}
 	if used < len(data) {
 		if err := j.log.Truncate(int64(used)); err != nil {
@@ -397,6 +421,46 @@ func (j *Journal) Close() error {
 
 // Meta says whose journal it is.
 func (j *Journal) Meta() Meta { return j.meta }
+
+// Since is when the journal was made, by the clock that the kernel gives files.
+func (j *Journal) Since() (int64, error) {
+	var st unix.Stat_t
+	err := unix.Fstatat(int(j.dir.Fd()), metaFile, &st, unix.AT_SYMLINK_NOFOLLOW)
+	return st.Mtim.Nano(), err
+}
+
+// Last names the last commit; ended is false if it broke off.
+func (j *Journal) Last() (what string, ended bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	switch c := j.last; {
+	case c == nil || !c.begun || c.ended == typeBack:
+		return "", true
+	default:
+		return c.what, c.ended != ""
+	}
+}
+
+// Running reports whether another process has the journal open; for one that Read
+// opened.
+func (j *Journal) Running() (bool, error) {
+	err := unix.Flock(int(j.log.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	if err == nil {
+		return false, unix.Flock(int(j.log.Fd()), unix.LOCK_UN)
+	}
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return true, nil
+	}
+	return false, err
+}
+
+// Left returns what Bulkhead, or the session, left at path last, if it is known.
+func (j *Journal) Left(path string) (State, bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	l, ok := j.left[path]
+	return l.State, ok
+}
 
 // Stored is how many bytes of contents are kept.
 func (j *Journal) Stored() int64 {
