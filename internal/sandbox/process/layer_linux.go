@@ -11,22 +11,17 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
-// openLayers opens what the warden makes overlays of; the files are the caller's,
-// also with an error.
-func openLayers(overlays []vocabulary.Mount) (layers []warden.Layer, files []*os.File, err error) {
+// layersOf says what the warden makes overlays of.
+func layersOf(overlays []vocabulary.Mount) (layers []warden.Layer, err error) {
 	for _, m := range overlays {
-		layers = append(layers, warden.Layer{Path: []byte(m.Source)})
-		for _, dir := range []string{m.Source, path.Join(m.Layer, "upper"), path.Join(m.Layer, "work")} {
-			fd, err := unix.Openat2(unix.AT_FDCWD, dir, &unix.OpenHow{
-				Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-			})
-			if err != nil {
-				return nil, files, vocabulary.Exitf(vocabulary.ExitRefused, "%s: %w\nnothing was started", dir, err)
-			}
-			files = append(files, os.NewFile(uintptr(fd), dir))
+		var st unix.Stat_t
+		if err := unix.Lstat(m.Source, &st); err != nil {
+			return nil, vocabulary.Exitf(vocabulary.ExitRefused, "%s: %w\nnothing was started", m.Source, err)
 		}
+		layers = append(layers, warden.Layer{Path: []byte(m.Source), Upper: []byte(path.Join(m.Layer, "upper")), Work: []byte(path.Join(m.Layer, "work")),
+			Device: uint64(st.Dev), Inode: st.Ino})
 	}
-	return layers, files, nil
+	return layers, nil
 }
 
 // explainLayer is for a layer that this host can't mount.

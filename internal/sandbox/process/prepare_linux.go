@@ -125,8 +125,7 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, bwrap string, p
 		}
 		files = append(files, f)
 	}
-	layers, opened, err := openLayers(p.layers)
-	files = append(files, opened...)
+	layers, err := layersOf(p.layers)
 	if err != nil {
 		conn.Close()
 		return nil, err

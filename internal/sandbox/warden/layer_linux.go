@@ -1,35 +1,56 @@
 package warden
 
 import (
+	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// mountLayers mounts the layers, whose descriptors are the last files, and returns
-// the others. Each is attached to the very folder that its descriptor holds.
-func (k *keeper) mountLayers(files []*os.File) ([]*os.File, error) {
-	rest := len(files) - layerFiles*len(k.cfg.Layers)
+// mountLayers mounts the layers in this process's own view. All parts are opened
+// here: the kernel takes none of another view.
+func (k *keeper) mountLayers() error {
 	if len(k.cfg.Layers) == 0 {
-		return files, nil
+		return nil
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-		return files, fmt.Errorf("warden: separating its mounts: %w", err)
+		return fmt.Errorf("warden: separating its mounts: %w", err)
 	}
-	for i, l := range k.cfg.Layers {
-		parts := files[rest+layerFiles*i:][:layerFiles]
-		device, err := mountLayer(parts[0], parts[1], parts[2])
+	for _, l := range k.cfg.Layers {
+		device, err := l.mount()
 		if err != nil {
-			return files, fmt.Errorf("%s%s: %w", layerFailed, l.Path, err)
+			return fmt.Errorf("%s%s: %w", layerFailed, l.Path, err)
 		}
 		k.report(Report{Kind: KindLayer, Device: device})
 	}
-	for _, f := range files[rest:] {
-		f.Close()
+	return nil
+}
+
+func (l *Layer) mount() (uint64, error) {
+	var parts []int
+	defer func() {
+		for _, fd := range parts {
+			unix.Close(fd)
+		}
+	}()
+	for _, path := range [][]byte{l.Path, l.Upper, l.Work} {
+		fd, err := unix.Openat2(unix.AT_FDCWD, string(path), &unix.OpenHow{
+			Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+		})
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", path, err)
+		}
+		parts = append(parts, fd)
 	}
-	return files[:rest], nil
+	var st unix.Stat_t
+	if err := unix.Fstat(parts[0], &st); err != nil {
+		return 0, err
+	}
+	if uint64(st.Dev) != l.Device || st.Ino != l.Inode {
+		return 0, errors.New("another folder has taken its place")
+	}
+	return overlay(parts[0], parts[1], parts[2])
 }
 
 // layerFailed begins the text of an error about a layer.
@@ -44,13 +65,14 @@ var layerOptions = [][2]string{
 	{"redirect_dir", "nofollow"}, {"metacopy", "off"}, {"index", "off"}, {"nfs_export", "off"},
 }
 
-func mountLayer(lower, upper, work *os.File) (device uint64, err error) {
+// overlay mounts one over the folder lower, and returns its device.
+func overlay(lower, upper, work int) (device uint64, err error) {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return 0, fmt.Errorf("overlay: %w", err)
 	}
 	defer unix.Close(fs)
-	self := func(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
+	self := func(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) } // no name has to be quoted
 	options := append([][2]string{{"source", "overlay"}, {"lowerdir", self(lower)}, {"upperdir", self(upper)}, {"workdir", self(work)}}, layerOptions...)
 	for _, o := range options {
 		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {
@@ -72,7 +94,7 @@ func mountLayer(lower, upper, work *os.File) (device uint64, err error) {
 	if err := unix.Fstat(mount, &st); err != nil {
 		return 0, fmt.Errorf("overlay: %w", err)
 	}
-	if err := unix.MoveMount(mount, "", int(lower.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+	if err := unix.MoveMount(mount, "", lower, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
 		return 0, fmt.Errorf("attaching it: %w", err)
 	}
 	return uint64(st.Dev), nil

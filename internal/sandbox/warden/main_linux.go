@@ -91,15 +91,13 @@ func (k *keeper) report(r Report, files ...*os.File) {
 
 // start starts bwrap, and makes the TAP while bwrap works.
 func (k *keeper) start(files []*os.File) error {
-	if len(files) < 2+layerFiles*len(k.cfg.Layers) {
+	if len(files) < 2 {
 		return errors.New("warden: the guest's socket or the arguments are missing")
 	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("warden: becoming subreaper: %w", err)
 	}
-	// Before /proc is closed to it: the layer's parts are named by descriptors.
-	files, err := k.mountLayers(files)
-	if err != nil {
+	if err := k.mountLayers(); err != nil { // while it may still name its own descriptors
 		return err
 	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {

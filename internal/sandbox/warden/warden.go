@@ -47,17 +47,20 @@ type Config struct {
 	// Layers are mounted before bwrap starts, in the warden's own view.
 	Layers []Layer `json:"layers,omitempty"`
 	// Files counts the descriptors that follow: the guest's socket, the
-	// arguments, the data files, and three for each layer.
+	// arguments, the data files.
 	Files int `json:"files"`
 }
 
-// Layer is a copy-on-write view of a folder of the host, mounted over it. Its
-// descriptors are the folder, the one for what is written, and the kernel's own.
+// Layer is a copy-on-write view of a folder of the host, mounted over it. The
+// paths are absolute and hold no link.
 type Layer struct {
-	Path []byte `json:"path"` // absolute, without links
+	Path  []byte `json:"path"`
+	Upper []byte `json:"upper"` // what is written
+	Work  []byte `json:"work"`  // the kernel's own
+	// Device and Inode are the folder's: another one in its place is refused.
+	Device uint64 `json:"device"`
+	Inode  uint64 `json:"inode"`
 }
-
-const layerFiles = 3
 
 // The kinds of reports.
 const (
