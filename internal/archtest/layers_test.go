@@ -122,6 +122,9 @@ var ranks = map[string]int{
 	"internal/sandbox/container":         3,
 	"internal/sandbox/vm":                3,
 	"internal/sandbox/sandboxtest":       1, // knows the contract, no backend
+	"internal/workspace/tree":            0, // handles only
+	"internal/workspace/journal":         1,
+	"internal/workspace/staged":          2, // a layer is brought over through a journal
 }
 
 func rank(p string) int {

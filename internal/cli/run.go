@@ -15,7 +15,7 @@ import (
 
 func newRun() *cobra.Command {
 	var src policySource
-	var events, trusting string
+	var events, trusting, resume string
 	c := &cobra.Command{
 		Use:   "run [flags] -- CMD [ARGS…]",
 		Short: "Run a command in a new session",
@@ -44,6 +44,10 @@ otherwise the profile's defaults: the workspace and nothing else.`,
 			if err != nil {
 				return err
 			}
+			layer, err := resumed(p, resume, src.workspace)
+			if err != nil {
+				return err
+			}
 			if hint := agentHint(p, args[0]); hint != "" {
 				notice(cmd)("%s", hint)
 			}
@@ -56,7 +60,7 @@ otherwise the profile's defaults: the workspace and nothing else.`,
 				return err
 			}
 			code, err := session.Run(context.Background(), session.Options{
-				Policy: p, Catalog: cat, Services: loadServices().extra, Config: configDir(), Argv: args, Events: events, Trust: how,
+				Policy: p, Catalog: cat, Services: loadServices().extra, Config: configDir(), Argv: args, Events: events, Trust: how, Resume: layer,
 				Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 				Notice: notice(cmd),
 			})
@@ -70,6 +74,7 @@ otherwise the profile's defaults: the workspace and nothing else.`,
 	src.flags(c.Flags())
 	c.Flags().StringVar(&events, "events", "", "write the session's events to `FILE` (default: a file of its own, see: bulkhead event tail)")
 	c.Flags().StringVar(&trusting, "trust", "ask", "project configuration that is not trusted: `HOW` is ask (if there is a terminal), no, or the digest to trust for this run")
+	c.Flags().StringVar(&resume, "resume", "", "go on with the staged changes of `SESSION`, see: bulkhead workspace list")
 	return c
 }
 

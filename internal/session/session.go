@@ -5,9 +5,9 @@
 // It runs in the controller. Order matters and is this: judge (compile, plan,
 // credentials; nothing is started if one fails), record, start the gateway and
 // the sandbox side by side, join them by the link, start the command, relay its
-// terminal, end. Nothing of a session is on disk but its event log, so nothing
-// outlives the controller, kill -9 included: the gateway and the warden end
-// with their sockets.
+// terminal, end. Nothing of a session is on disk but its event log and, of a staged
+// workspace, its layer, so nothing else outlives the controller, kill -9 included:
+// the gateway and the warden end with their sockets.
 package session
 
 import (
@@ -51,6 +51,8 @@ type Options struct {
 	Argv   []string
 	// Trust says how project configuration is believed.
 	Trust Trust
+	// Resume is the session whose layer a staged workspace goes on with; "": a new one.
+	Resume vocabulary.SessionID
 	// Events is the path of the event log; empty chooses one below EventDir.
 	Events                string
 	Stdin, Stdout, Stderr *os.File
@@ -72,6 +74,7 @@ type session struct {
 	ports    ports
 	ssh      sshSide
 	refusals *refusals // nil: nothing of the host is writable
+	layer    layer
 	revoked  atomic.Bool
 	stop     context.CancelCauseFunc
 	recorded bool // session.start is in the log
@@ -95,6 +98,7 @@ func Run(ctx context.Context, o Options) (code int, err error) {
 	s := &session{id: vocabulary.NewSessionID(), opts: o, started: time.Now(), stop: cancel}
 	if err := s.open(ctx); err != nil {
 		cerr := s.close()
+		s.closeLayer(false)
 		s.recordEnd(exitCodeOf(err), err)
 		s.closeLog()
 		return 0, errors.Join(err, cerr)
@@ -105,6 +109,7 @@ func Run(ctx context.Context, o Options) (code int, err error) {
 	}
 	// The end is recorded when nothing runs any more, so that it is the last line.
 	cerr := s.close()
+	s.closeLayer(true)
 	s.recordEnd(code, errors.Join(err, cerr))
 	s.closeLog()
 	return code, errors.Join(err, cerr)
@@ -157,6 +162,9 @@ func (s *session) open(ctx context.Context) (err error) {
 	if err = s.loginsInside(); err != nil {
 		return err
 	}
+	if err = s.openLayer(); err != nil {
+		return err
+	}
 	ca, trust, err := s.view.trust()
 	if err != nil {
 		return err
@@ -167,11 +175,15 @@ func (s *session) open(ctx context.Context) (err error) {
 	if err := s.openSSH(); err != nil {
 		return err
 	}
-	if err := s.record(ActionStart, vocabulary.Resource(s.view.dir), map[string]string{
+	attrs := map[string]string{
 		"isolation": string(s.view.backend.Isolation()), "network": s.view.networkName(),
 		"profile": string(s.opts.Policy.Profile), "mode": string(s.opts.Policy.Workspace.Mode),
 		"trust": s.view.belief.state,
-	}); err != nil {
+	}
+	if name := s.layer.name(); name != "" {
+		attrs["layer"] = name
+	}
+	if err := s.record(ActionStart, vocabulary.Resource(s.view.dir), attrs); err != nil {
 		return vocabulary.Exitf(vocabulary.ExitRefused, "%v\nnothing was started: a session that cannot be recorded does not run\nfree space, or name another file with --events", err)
 	}
 	s.recorded = true

@@ -34,6 +34,7 @@ type view struct {
 	noTUN     error // why there is no TAP device
 	layout    *workspace.Layout
 	dir       string
+	layerDir  string // of a staged workspace
 
 	mounts  []vocabulary.Mount
 	env     environment
@@ -71,7 +72,7 @@ func look(o Options, id vocabulary.SessionID) (v *view, err error) {
 		return nil, err
 	}
 	if w, ok := v.backend.(warmer); ok {
-		w.Warm(v.network)
+		w.Warm(v.network, o.Policy.Workspace.Mode == vocabulary.StagedWrites)
 	}
 	if err := v.plan(); err != nil {
 		return nil, v.discard(err)
@@ -85,7 +86,7 @@ func look(o Options, id vocabulary.SessionID) (v *view, err error) {
 // warmer is a backend that can start its own parts while the plan is made. They
 // hold nothing of the session yet, and start nothing.
 type warmer interface {
-	Warm(sandbox.NetworkKind)
+	Warm(sandbox.NetworkKind, bool)
 	Discard()
 }
 
@@ -156,6 +157,10 @@ func (v *view) plan() error {
 		req.Mounts = append(req.Mounts, workspace.Folder{Path: m.Path, Mode: m.Mode, Optional: m.Optional, Pos: m.Pos})
 	}
 	req.Secrets, req.Protected, req.Installed = lists.secrets, lists.protected, lists.installed
+	if v.layerDir, err = v.layerPlace(); err != nil {
+		return err
+	}
+	req.Layer = v.layerDir
 	if state, err := EventDir(); err == nil {
 		req.OwnState = append(req.OwnState, filepath.Dir(state))
 	}

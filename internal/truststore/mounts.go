@@ -108,7 +108,7 @@ func (m *maker) visible(p string) bool {
 			kind, longest = e.Kind, len(e.Target)
 		}
 	}
-	return kind == vocabulary.BindRO || kind == vocabulary.BindRW
+	return kind.ShowsHost()
 }
 
 func (m *maker) data(target string, b []byte) {

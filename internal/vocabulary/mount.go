@@ -24,7 +24,14 @@ const (
 	// File is a private file at Target, in a Tmpfs of the same plan, that begins
 	// with the bytes in Data and is the sandbox's own: it may be changed there.
 	File
+	// Overlay shows the host's Source at Target, the same path, writable, nosuid,
+	// nodev; what is changed goes to the folder "upper" in Layer, and nothing
+	// reaches Source. What lies in other mounts below Source is not shown.
+	Overlay
 )
+
+// ShowsHost reports whether files of the host are seen through such a mount.
+func (k MountKind) ShowsHost() bool { return k == BindRO || k == BindRW || k == Overlay }
 
 // Mount is one line of a sandbox's mount plan. Plans are ordered: a later
 // mount covers an earlier one. Source and Target are absolute and clean, and
@@ -33,9 +40,12 @@ type Mount struct {
 	Kind   MountKind
 	Source string
 	Target string
-	Data   []byte
-	Size   int64
-	Perm   uint32
+	// Layer is a folder of the host, of an Overlay: with "upper", and "work" beside
+	// it for the kernel.
+	Layer string
+	Data  []byte
+	Size  int64
+	Perm  uint32
 	// Why says where the mount comes from: a policy position, a preset, or
 	// "system directories"; shown by policy show and in posture reports.
 	Why string

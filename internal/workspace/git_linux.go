@@ -133,13 +133,16 @@ func (pl *planner) worktree() {
 	if err != nil || pl.visible(common) || inSystem(common) || within(pl.home, common) {
 		return
 	}
-	f := folder{place: p, rw: ws.rw, mode: ws.mode, pos: ws.pos, why: "git directory of the worktree in the workspace", preset: true}
-	if ws.rw && unix.Faccessat(unix.AT_FDCWD, common, unix.W_OK, unix.AT_EACCESS) != nil {
+	f := folder{place: p, rw: ws.rw && !ws.staged, mode: ws.mode, pos: ws.pos, why: "git directory of the worktree in the workspace", preset: true}
+	if !f.rw || unix.Faccessat(unix.AT_FDCWD, common, unix.W_OK, unix.AT_EACCESS) != nil {
 		f.rw, f.mode = false, vocabulary.ReadOnly
 	}
 	pl.folders = append(pl.folders, f)
 	pl.bind(f)
 	pl.spelling(dir, f.why)
+	if ws.staged {
+		pl.warn("the workspace is a git worktree: its repository %s is not staged and read-only, so git can't commit", show(common))
+	}
 	if f.rw {
 		pl.warn("the workspace is a git worktree: its repository %s is writable too, except hooks and config", show(common)) // found as a git directory by search
 	}

@@ -52,7 +52,10 @@ func checkMode(what string, f Folder) error {
 	case vocabulary.ReadOnly, vocabulary.ReadWrite, vocabulary.RWNoDelete:
 		return nil
 	case vocabulary.StagedWrites:
-		return refuse(what+" "+show(f.Path)+": mode "+string(f.Mode)+" is not available yet in this version", f.Pos, "use rw or ro")
+		if what == "workspace" {
+			return nil
+		}
+		return refuse(what+" "+show(f.Path)+": mode staged is only for the workspace", f.Pos, "use rw or ro")
 	}
 	return refuse(what+" "+show(f.Path)+": unknown mode "+show(string(f.Mode)), f.Pos, "use rw or ro")
 }
@@ -123,6 +126,11 @@ func (pl *planner) judgeWorkspace(f Folder) (place, string, error) {
 	for _, s := range pl.fixedSecrets() {
 		if within(p.path, s.path) {
 			return no("is a place of secrets (" + s.reason + ")")
+		}
+	}
+	if f.Mode == vocabulary.StagedWrites {
+		if err := pl.stageable(f, p); err != nil {
+			return p, "", err
 		}
 	}
 	return p, name, writable("workspace", f, p)

@@ -48,6 +48,7 @@ type folder struct {
 	place
 	rw, workspace, preset bool
 	mode                  vocabulary.MountMode
+	staged                bool // rw, and what is written goes to a layer
 	why                   string
 	pos                   vocabulary.Position
 }
@@ -192,6 +193,7 @@ func (pl *planner) judge() error {
 			f.Mode = vocabulary.ReadWrite
 		}
 		rw := f.Mode != vocabulary.ReadOnly
+		staged := f.Mode == vocabulary.StagedWrites
 		what := "mount"
 		if ws {
 			what = "workspace"
@@ -201,12 +203,15 @@ func (pl *planner) judge() error {
 			if old.mode != f.Mode {
 				return refuse(fmt.Sprintf("%s %s is asked for both %s and %s (also at %s)", what, show(f.Path), old.mode, f.Mode, old.pos), f.Pos, "leave one of the two out")
 			}
+			if old.staged && rw {
+				return inStaged(f, *old)
+			}
 			names = append(names, named{name})
 			return nil
 		}
 		at[p.path] = len(pl.folders)
 		pl.folders = append(pl.folders, folder{
-			place: p, rw: rw, mode: f.Mode, workspace: ws, pos: f.Pos, why: what + " " + f.Pos.String(),
+			place: p, rw: rw, mode: f.Mode, staged: staged, workspace: ws, pos: f.Pos, why: what + " " + f.Pos.String(),
 			preset: strings.HasPrefix(f.Pos.File, "preset:"),
 		})
 		names = append(names, named{name})
@@ -222,6 +227,9 @@ func (pl *planner) judge() error {
 		p, name, ok, err := pl.judgeMount(f)
 		if err != nil {
 			return err
+		}
+		if ws := pl.folders[0]; ok && ws.staged && f.Mode == vocabulary.ReadWrite && within(p.path, ws.path) {
+			return inStaged(f, ws)
 		}
 		if ok {
 			if err := put(p, name, f, false); err != nil {
@@ -240,10 +248,14 @@ func (pl *planner) judge() error {
 
 func (pl *planner) bind(f folder) {
 	kind := vocabulary.BindRO
-	if f.rw {
+	layer := ""
+	switch {
+	case f.staged:
+		kind, layer = vocabulary.Overlay, pl.Layer
+	case f.rw:
 		kind = vocabulary.BindRW
 	}
-	pl.add(classPolicy, vocabulary.Mount{Kind: kind, Source: f.path, Target: f.path, Why: f.why})
+	pl.add(classPolicy, vocabulary.Mount{Kind: kind, Source: f.path, Target: f.path, Layer: layer, Why: f.why})
 	pl.out.judged = append(pl.out.judged, judged{f.path, f.dev, f.ino})
 }
 
@@ -255,7 +267,7 @@ func (pl *planner) spelling(name, why string) {
 		return
 	}
 	for _, l := range links {
-		if k, _ := pl.covering(filepath.Dir(l.at)); k == vocabulary.BindRO || k == vocabulary.BindRW {
+		if k, _ := pl.covering(filepath.Dir(l.at)); k.ShowsHost() {
 			continue // the host's own link is in view, or its folder can't be written
 		}
 		if slices.ContainsFunc(pl.entries, func(e entry) bool { return e.Target == l.at }) {
@@ -282,7 +294,7 @@ func (pl *planner) covering(p string) (vocabulary.MountKind, string) {
 // visible reports whether the host's file at the real path p is seen inside.
 func (pl *planner) visible(p string) bool {
 	k, _ := pl.covering(p)
-	return k == vocabulary.BindRO || k == vocabulary.BindRW
+	return k.ShowsHost()
 }
 
 // named reports whether a mount of the policy names exactly p.
@@ -350,7 +362,7 @@ func (pl *planner) finish() *Layout {
 		pl.warn("%d mounts, most for git repositories in the workspace: starting takes a moment", n)
 	}
 	for _, f := range pl.folders {
-		if f.rw {
+		if f.rw && !f.staged {
 			pl.out.Writable = append(pl.out.Writable, Writable{Path: f.path, Mode: f.mode, Workspace: f.workspace})
 		}
 	}
@@ -358,7 +370,12 @@ func (pl *planner) finish() *Layout {
 	// What is masked or covered after all is not there to be verified.
 	stands := map[string]bool{}
 	for _, m := range pl.out.Mounts {
-		stands[m.Target] = m.Kind == vocabulary.BindRO || m.Kind == vocabulary.BindRW
+		stands[m.Target] = m.Kind.ShowsHost()
+	}
+	if ws := pl.folders[0]; ws.staged { // seen through the layer, they have other numbers
+		for t := range stands {
+			stands[t] = stands[t] && !within(t, ws.path)
+		}
 	}
 	pl.out.judged = slices.DeleteFunc(pl.out.judged, func(j judged) bool { return !stands[j.target] })
 	return &pl.out

@@ -99,6 +99,9 @@ type Request struct {
 	// and can't write.
 	Hidden []Hidden
 
+	// Layer is the folder with the layer of a staged workspace (vocabulary.Overlay).
+	Layer string
+
 	// Nameserver is the DNS server for resolv.conf; "" if there is none (relay
 	// mode), and then names do not resolve inside.
 	Nameserver string

@@ -34,6 +34,7 @@ type Client struct {
 	dials    map[uint32]chan dialed
 	listener *os.File
 	ports    []sandbox.Listener
+	devices  []uint64
 	err      error
 }
 
@@ -42,7 +43,7 @@ type Client struct {
 func NewClient(conn *frame.Conn, s Setup, w *sandbox.Writes) *Client {
 	s.Guard = guardSetup(w)
 	c := &Client{conn: conn, writes: w, ready: make(chan struct{}), done: make(chan struct{}), procs: map[uint32]*Process{}, dials: map[uint32]chan dialed{},
-		x: exchange{guarded: w != nil, relay: s.RelayPort != 0, ports: len(s.Ports), commands: map[uint32]*commandState{}, dials: map[uint32]bool{}}}
+		x: exchange{guarded: w != nil, relay: s.RelayPort != 0, ports: len(s.Ports), layers: len(s.Layers), commands: map[uint32]*commandState{}, dials: map[uint32]bool{}}}
 	go c.receive(s)
 	return c
 }
@@ -66,6 +67,14 @@ func (c *Client) Ports() []sandbox.Listener {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.ports
+}
+
+// Devices returns the devices of Setup.Layers as the supervisor saw them before any
+// command ran, after Ready.
+func (c *Client) Devices() []uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.devices
 }
 
 // Done is closed when the conversation has ended.
@@ -126,6 +135,7 @@ func (c *Client) take(r report, files []*os.File, s Setup) error {
 		if err := c.listeners(files, s); err != nil {
 			return fmt.Errorf("the sandbox broke the protocol: %w", err)
 		}
+		c.devices = r.Devices
 		close(c.ready)
 	case kindFailed:
 		return errors.New(clean(r.Error))

@@ -47,6 +47,9 @@ type Setup struct {
 	// the sandbox's file system can be opened.
 	ReadOnly Paths `json:"read_only,omitempty"`
 	Writable Paths `json:"writable,omitempty"`
+	// Layers are paths whose devices come with the ready report: there must be what
+	// the warden mounted.
+	Layers Paths `json:"layers,omitempty"`
 	// RelayPort asks for a listener on 127.0.0.1, sent with the ready report.
 	RelayPort int `json:"relay_port,omitempty"`
 	// Ports asks for listeners on the sandbox's loopback that stand for ports of
@@ -153,6 +156,8 @@ type report struct {
 	Path  guard.Bytes `json:"path,omitempty"`
 	Op    string      `json:"op,omitempty"`
 	Again bool        `json:"again,omitempty"`
+	// Devices, with ready: of Setup.Layers.
+	Devices []uint64 `json:"devices,omitempty"`
 }
 
 // clean makes a text from the sandbox fit for a terminal and a log.
@@ -192,6 +197,7 @@ type exchange struct {
 	guarded  bool // the supervisor judges writes
 	relay    bool // a listener comes with ready
 	ports    int  // and so many more
+	layers   int  // so many devices come with it
 	ready    bool
 	commands map[uint32]*commandState
 	dials    map[uint32]bool
@@ -217,6 +223,9 @@ func (x *exchange) judge(r report, files int) error {
 		want += x.ports
 		if r.V6 {
 			want += x.ports
+		}
+		if len(r.Devices) != x.layers {
+			return fmt.Errorf("%d devices, expected %d", len(r.Devices), x.layers)
 		}
 		x.ready = true
 	case kindFailed:

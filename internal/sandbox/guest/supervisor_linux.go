@@ -135,6 +135,10 @@ func superviseConfined() int {
 	}
 	prepareThreads()
 	fail := func(err error) int { return failSetup(conn, err) }
+	devices, err := devicesOf(setup.Layers)
+	if err != nil {
+		return fail(err)
+	}
 	var files []*os.File
 	if port := setup.RelayPort; port != 0 {
 		l, err := listen(netip.AddrPortFrom(loopbacks[0], uint16(port)))
@@ -162,11 +166,24 @@ func superviseConfined() int {
 		return fail(r.err)
 	}
 	go s.reap()
-	s.report(report{Kind: kindReady, V6: v6}, files...)
+	s.report(report{Kind: kindReady, V6: v6, Devices: devices}, files...)
 	for _, f := range files {
 		f.Close()
 	}
 	return s.serve(work)
+}
+
+// devicesOf says on which filesystems folders lie.
+func devicesOf(paths []string) ([]uint64, error) {
+	var out []uint64
+	for _, p := range paths {
+		var st unix.Stat_t
+		if err := unix.Lstat(p, &st); err != nil {
+			return nil, fmt.Errorf("%s: %w", p, err)
+		}
+		out = append(out, uint64(st.Dev))
+	}
+	return out, nil
 }
 
 type startRequest struct {

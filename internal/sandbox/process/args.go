@@ -20,7 +20,8 @@ type plan struct {
 	data     [][]byte // contents of the data files, in the order of their descriptors
 	readOnly []string // for Landlock
 	writable []string
-	tmpfs    []string // mount points that use memory
+	tmpfs    []string           // mount points that use memory
+	layers   []vocabulary.Mount // overlays, for the warden
 }
 
 // hiddenProc are files and folders of /proc that tell about the host or reach
@@ -127,6 +128,10 @@ func (p *plan) mount(m vocabulary.Mount, tmpfsSize int64) {
 	case vocabulary.BindRW:
 		p.add("--bind", m.Source, m.Target)
 		p.writable = append(p.writable, m.Target)
+	case vocabulary.Overlay: // the warden has mounted it over its source
+		p.add("--bind", m.Source, m.Target)
+		p.writable = append(p.writable, m.Target)
+		p.layers = append(p.layers, m)
 	case vocabulary.Tmpfs:
 		size, perm := m.Size, m.Perm
 		if size == 0 {
@@ -169,11 +174,14 @@ func checkMount(m vocabulary.Mount, index int) error {
 	if !clean(m.Target) {
 		return fmt.Errorf("target is not an absolute, clean path")
 	}
-	if m.Kind > vocabulary.File {
+	if m.Kind > vocabulary.Overlay {
 		return fmt.Errorf("unknown kind %d", m.Kind)
 	}
-	if m.Kind <= vocabulary.BindRW && !clean(m.Source) {
+	if m.Kind.ShowsHost() && !clean(m.Source) {
 		return fmt.Errorf("source %q is not an absolute, clean path", m.Source)
+	}
+	if m.Kind == vocabulary.Overlay && (m.Source != m.Target || !clean(m.Layer)) {
+		return fmt.Errorf("an overlay stands at its source, and has a layer")
 	}
 	if m.Kind == vocabulary.Symlink && (m.Source == "" || strings.Contains(m.Source, "\x00")) {
 		return fmt.Errorf("link to %q", m.Source)
@@ -194,7 +202,7 @@ func checkMount(m vocabulary.Mount, index int) error {
 	}
 	for _, ours := range []string{"/proc", "/dev", "/sys", "/run"} {
 		// A writable host folder there would be a door to the kernel's files.
-		if m.Kind == vocabulary.BindRW && (m.Source == ours || ours != "/run" && below(m.Source, ours)) {
+		if (m.Kind == vocabulary.BindRW || m.Kind == vocabulary.Overlay) && (m.Source == ours || ours != "/run" && below(m.Source, ours)) {
 			return fmt.Errorf("%s of the host can't be mounted writable", m.Source)
 		}
 	}
@@ -215,13 +223,13 @@ func checkMountPoint(before []vocabulary.Mount, m vocabulary.Mount) error {
 		if m.Kind == vocabulary.File && (b.Kind != vocabulary.Tmpfs || m.Target == b.Target) {
 			return fmt.Errorf("a private file there would be written to %s, which is not a tmpfs", b.Target)
 		}
-		if b.Kind != vocabulary.BindRW || m.Target == b.Target {
+		if b.Kind != vocabulary.BindRW && b.Kind != vocabulary.Overlay || m.Target == b.Target {
 			return nil
 		}
-		at := b.Source
+		at := ""
 		for part := range strings.SplitSeq(strings.TrimPrefix(strings.TrimPrefix(m.Target, b.Target), "/"), "/") {
 			at = path.Join(at, part)
-			st, err := os.Lstat(at)
+			st, err := lstatIn(b, at)
 			if err != nil {
 				return fmt.Errorf("it would have to be created on the host: %w", err)
 			}
@@ -235,6 +243,21 @@ func checkMountPoint(before []vocabulary.Mount, m vocabulary.Mount) error {
 		return fmt.Errorf("a private file there lies in no tmpfs")
 	}
 	return nil
+}
+
+// lstatIn looks at what a mount of the host shows. What was removed in a layer
+// stands there as a device.
+func lstatIn(m vocabulary.Mount, at string) (os.FileInfo, error) {
+	if m.Kind == vocabulary.Overlay {
+		st, err := os.Lstat(path.Join(m.Layer, "upper", at))
+		if err == nil && st.Mode()&os.ModeDevice != 0 {
+			err = os.ErrNotExist
+		} else if os.IsNotExist(err) {
+			st, err = os.Lstat(path.Join(m.Source, at))
+		}
+		return st, err
+	}
+	return os.Lstat(path.Join(m.Source, at))
 }
 
 func clean(p string) bool {

@@ -20,10 +20,13 @@ func (*Backend) Prepare(context.Context, sandbox.Spec) (sandbox.Instance, error)
 	return nil, errLinux
 }
 
-type warm struct{}
+type (
+	warm  struct{}
+	shape struct{}
+)
 
 // Warm does nothing here.
-func (*Backend) Warm(sandbox.NetworkKind) {}
+func (*Backend) Warm(sandbox.NetworkKind, bool) {}
 
 // Discard does nothing here.
 func (*Backend) Discard() {}

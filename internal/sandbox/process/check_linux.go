@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/warden"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
@@ -121,6 +122,9 @@ func rootsOwn(p string) bool {
 // explain turns what the parts said into an error that names the remedy.
 func explain(text string) error {
 	text = strings.TrimSpace(text)
+	if of, ok := warden.LayerFailed(text); ok {
+		return explainLayer(of)
+	}
 	has := func(ss ...string) bool {
 		for _, s := range ss {
 			if strings.Contains(text, s) {

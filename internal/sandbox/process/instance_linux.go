@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -36,6 +37,7 @@ type Instance struct {
 
 	mu       sync.Mutex
 	link     *os.File
+	layers   []uint64 // devices of the layers that the warden mounted
 	pid      int
 	pidfd    int // -1 until known
 	failed   string
@@ -68,6 +70,8 @@ func (i *Instance) listen() {
 		switch r.Kind {
 		case warden.KindTAP:
 			i.link = f
+		case warden.KindLayer:
+			i.layers = append(i.layers, r.Device)
 		case warden.KindPID:
 			i.pid = r.PID
 			if fd, err := unix.PidfdOpen(r.PID, 0); err == nil {
@@ -110,6 +114,9 @@ func (i *Instance) await(ctx context.Context) error {
 		defer i.mu.Unlock()
 		if listener != nil {
 			i.link = listener
+		}
+		if seen := i.guest.Devices(); !slices.Equal(seen, i.layers) {
+			return vocabulary.Exitf(vocabulary.ExitRefused, "the staged workspace was exchanged while the sandbox was made\nnothing was started\nrun the command again")
 		}
 		return nil
 	}

@@ -58,14 +58,15 @@ func (b *Backend) prepare(ctx context.Context, spec sandbox.Spec) (*Instance, er
 	return i, nil
 }
 
-// Warm starts what the next Prepare with this network will need, in parallel
+// Warm starts what the next Prepare with this network, and with overlays or not,
+// will need, in parallel
 // with what its caller still has to judge. Whoever calls it calls Prepare or
 // Discard afterwards.
-func (b *Backend) Warm(network sandbox.NetworkKind) {
+func (b *Backend) Warm(network sandbox.NetworkKind, layers bool) {
 	warmed := make(chan warm, 1)
-	b.warm, b.warmed = warmed, network
+	b.warm, b.warmed = warmed, shape{network, layers}
 	go func() {
-		h, err := warden.Spawn(network == sandbox.NetTAP)
+		h, err := warden.Spawn(network == sandbox.NetTAP, layers)
 		warmed <- warm{h, err}
 	}()
 }
@@ -82,14 +83,20 @@ func (b *Backend) Discard() {
 }
 
 // warden returns the one that Warm started, or a new one.
-func (b *Backend) warden(network sandbox.NetworkKind) (*warden.Handle, error) {
-	if b.warm != nil && b.warmed == network {
+func (b *Backend) warden(network sandbox.NetworkKind, layers bool) (*warden.Handle, error) {
+	if b.warm != nil && b.warmed == (shape{network, layers}) {
 		w := <-b.warm
 		b.warm = nil
 		return w.handle, w.err
 	}
 	b.Discard()
-	return warden.Spawn(network == sandbox.NetTAP)
+	return warden.Spawn(network == sandbox.NetTAP, layers)
+}
+
+// shape is what a warden must know before it starts.
+type shape struct {
+	network sandbox.NetworkKind
+	layers  bool
 }
 
 type warm struct {
@@ -118,14 +125,19 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, bwrap string, p
 		}
 		files = append(files, f)
 	}
-	w, err := b.warden(spec.Network)
+	layers, err := layersOf(p.layers)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	w, err := b.warden(spec.Network, len(layers) > 0)
 	if err != nil {
 		conn.Close()
 		return nil, explain(err.Error())
 	}
 	err = w.Configure(warden.Config{
 		Bwrap: bwrap, Command: []string{"bwrap", "--args", fmt.Sprint(warden.ArgsFD), "--", supervisor},
-		Group: *limits.group, CPUs: limits.cpus, Memory: limits.memory, Tmpfs: p.tmpfs,
+		Group: *limits.group, CPUs: limits.cpus, Memory: limits.memory, Tmpfs: p.tmpfs, Layers: layers,
 	}, files)
 	if err != nil {
 		conn.Close()
@@ -133,6 +145,9 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, bwrap string, p
 	}
 	setup := guest.Setup{ReadOnly: p.readOnly, Writable: p.writable, DataLimit: limits.dataLimit(), TaskLimit: limits.tasks,
 		PinCPUs: len(limits.cpus) > 0, BoundShm: limits.memory > 0, Ports: spec.HostPorts}
+	for _, l := range layers {
+		setup.Layers = append(setup.Layers, string(l.Path))
+	}
 	if spec.Network == sandbox.NetRelay {
 		setup.RelayPort = sandbox.RelayPort
 	}

@@ -15,7 +15,6 @@
 package process
 
 import (
-	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
@@ -25,7 +24,7 @@ type Backend struct {
 	bwrap string // for tests; empty: where it is installed
 
 	warm   chan warm // what Warm started; nil: nothing
-	warmed sandbox.NetworkKind
+	warmed shape
 }
 
 // Isolation implements sandbox.Backend.

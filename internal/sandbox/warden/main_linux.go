@@ -97,6 +97,9 @@ func (k *keeper) start(files []*os.File) error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("warden: becoming subreaper: %w", err)
 	}
+	if err := k.mountLayers(); err != nil { // while it may still name its own descriptors
+		return err
+	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("warden: becoming undumpable: %w", err)
 	}

@@ -20,8 +20,9 @@ type Handle struct {
 }
 
 // Spawn starts a warden, with a network namespace of its own if there is to be a
-// TAP. It waits for Configure, and ends with Close or its starter.
-func Spawn(tap bool) (*Handle, error) {
+// TAP, and a mount namespace if there are to be layers. It waits for Configure, and
+// ends with Close or its starter.
+func Spawn(tap, layers bool) (*Handle, error) {
 	conn, theirs, err := frame.Pair()
 	if err != nil {
 		return nil, err
@@ -40,7 +41,13 @@ func Spawn(tap bool) (*Handle, error) {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: 0, Gid: 0}
 	}
 	if tap {
-		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWNET
+	}
+	if layers {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWNS
+	}
+	if tap || layers {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
 		cmd.SysProcAttr.GidMappingsEnableSetgroups = root

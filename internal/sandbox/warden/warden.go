@@ -2,7 +2,8 @@
 // controller and bwrap.
 //
 // The warden (childproc "warden") runs outside the sandbox with the user's
-// identity, in a user and network namespace of its own where a TAP is wanted.
+// identity, in a user and network namespace of its own where a TAP is wanted, and
+// in a user and mount namespace where layers are (root has a mount namespace always).
 // It gets everything over its control socket (descriptor 3, package frame), so
 // that nothing shows in ps. It makes the TAP and sends its descriptor, starts
 // bwrap in the sandbox's cgroup, and stays: when the controller closes the
@@ -43,13 +44,27 @@ type Config struct {
 	// SealDevices makes the host's /dev read-only for the sandbox; Start sets it
 	// for root, who owns the nodes.
 	SealDevices bool `json:"seal_devices,omitempty"`
+	// Layers are mounted before bwrap starts, in the warden's own view.
+	Layers []Layer `json:"layers,omitempty"`
 	// Files counts the descriptors that follow: the guest's socket, the
 	// arguments, the data files.
 	Files int `json:"files"`
 }
 
+// Layer is a copy-on-write view of a folder of the host, mounted over it. The
+// paths are absolute and hold no link.
+type Layer struct {
+	Path  []byte `json:"path"`
+	Upper []byte `json:"upper"` // what is written
+	Work  []byte `json:"work"`  // the kernel's own
+	// Device and Inode are the folder's: another one in its place is refused.
+	Device uint64 `json:"device"`
+	Inode  uint64 `json:"inode"`
+}
+
 // The kinds of reports.
 const (
+	KindLayer = "layer" // one is mounted; Device is what stat says of all in it
 	KindTAP   = "tap"   // the TAP's descriptor comes along
 	KindPID   = "pid"   // the sandbox's first process exists
 	KindError = "error" // setting up failed; Text says why
@@ -62,6 +77,8 @@ type Report struct {
 	Kind string `json:"kind"`
 	PID  int    `json:"pid,omitempty"`
 	Text string `json:"text,omitempty"`
+	// With KindLayer.
+	Device uint64 `json:"device,omitempty"`
 	// With KindEnded, what the cgroup counted.
 	OOMKills     int64 `json:"oom_kills,omitempty"`
 	RefusedTasks int64 `json:"refused_tasks,omitempty"`

@@ -1,0 +1,35 @@
+package process
+
+import (
+	"bytes"
+	"os"
+	"path"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/warden"
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+)
+
+// layersOf says what the warden makes overlays of.
+func layersOf(overlays []vocabulary.Mount) (layers []warden.Layer, err error) {
+	for _, m := range overlays {
+		var st unix.Stat_t
+		if err := unix.Lstat(m.Source, &st); err != nil {
+			return nil, vocabulary.Exitf(vocabulary.ExitRefused, "%s: %w\nnothing was started", m.Source, err)
+		}
+		layers = append(layers, warden.Layer{Path: []byte(m.Source), Upper: []byte(path.Join(m.Layer, "upper")), Work: []byte(path.Join(m.Layer, "work")),
+			Device: uint64(st.Dev), Inode: st.Ino})
+	}
+	return layers, nil
+}
+
+// explainLayer is for a layer that this host can't mount.
+func explainLayer(text string) error {
+	remedy := "use mode rw, or a newer kernel: layers of ordinary users need Linux 5.11"
+	if known, err := os.ReadFile("/proc/filesystems"); err == nil && !bytes.Contains(known, []byte("\toverlay\n")) {
+		remedy = "load it: sudo modprobe overlay; or use mode rw"
+	}
+	return vocabulary.Exitf(vocabulary.ExitNoIsolation, "a staged workspace can't be made here: %s\n"+
+		"the layer lies below $XDG_STATE_HOME, or ~/.local/state: that must be on a local filesystem with extended attributes (ext4, xfs, btrfs; no overlay, no network)\n%s", text, remedy)
+}

@@ -1,0 +1,34 @@
+package session
+
+import (
+	"path/filepath"
+
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+)
+
+// WorkspaceDir is where sessions keep layers and versions of workspaces: one folder
+// for each, below the XDG state directory.
+func WorkspaceDir() (string, error) {
+	events, err := EventDir()
+	return filepath.Join(filepath.Dir(events), "workspaces"), err
+}
+
+// layerPlace is where the layer of a staged workspace lies; "" without one.
+func (v *view) layerPlace() (string, error) {
+	if v.opts.Policy.Workspace.Mode != vocabulary.StagedWrites {
+		return "", nil
+	}
+	dir, err := WorkspaceDir()
+	if err != nil {
+		return "", err
+	}
+	// The kernel is to see the same place as the plan, which knows no links.
+	if real, err := filepath.EvalSymlinks(filepath.Dir(filepath.Dir(dir))); err == nil {
+		dir = filepath.Join(real, "bulkhead", "workspaces")
+	}
+	id := v.id
+	if v.opts.Resume != "" {
+		id = v.opts.Resume
+	}
+	return filepath.Join(dir, string(id)), nil
+}

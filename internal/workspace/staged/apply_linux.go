@@ -1,0 +1,131 @@
+package staged
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"time"
+
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+	"github.com/bulkhead-dev/bulkhead/internal/workspace/journal"
+	"github.com/bulkhead-dev/bulkhead/internal/workspace/tree"
+)
+
+// Selection says what of a layer is to come over.
+type Selection struct {
+	// Paths, with what lies in them; none: all that need not be named. A protected
+	// path, or what lies in one, is named by itself.
+	Paths []string
+	// Force overwrites what was changed in the real folder since; a version is kept.
+	Force bool
+}
+
+// Result says what an apply did.
+type Result struct {
+	Applied []Change
+	// Held are selected changes that stay in the layer, because they are protected
+	// and not named, or can't come over.
+	Held []Change
+}
+
+// Select divides changes into those to make and those that are held. A path that
+// selects nothing is an error, and so are conflicts without Force.
+func Select(changes []Change, p *Protected, s Selection) (chosen, held []Change, err error) {
+	in := make([]bool, len(changes))
+	index := make(map[string]int, len(changes))
+	used := make([]bool, len(s.Paths))
+	for i := range changes {
+		c := &changes[i]
+		index[c.Path] = i
+		named := c.Protected == ""
+		selected := len(s.Paths) == 0
+		for k, at := range s.Paths {
+			if below(c.Path, at) {
+				selected, used[k] = true, true
+				named = named || p.Reason(at) != ""
+			}
+		}
+		switch {
+		case !selected:
+		case !named || c.Never != "":
+			held = append(held, *c)
+		default:
+			in[i] = true
+		}
+	}
+	for k, ok := range used {
+		if !ok {
+			return nil, nil, vocabulary.Exitf(vocabulary.ExitRefused, "the session changed nothing at %s\nnothing was applied\nsee what it changed: bulkhead workspace diff", tree.Show(s.Paths[k]))
+		}
+	}
+	for i := range changes { // a folder does not go while something in it has to stay
+		if c := &changes[i]; c.What == Deleted && !in[i] {
+			for dir := path.Dir(c.Path); dir != "."; dir = path.Dir(dir) {
+				if k, ok := index[dir]; ok && in[k] && changes[k].What == Deleted {
+					in[k] = false
+					held = append(held, changes[k])
+				}
+			}
+		}
+	}
+	for i := range changes { // the folders on the way come along
+		for dir := path.Dir(changes[i].Path); in[i] && dir != "."; dir = path.Dir(dir) {
+			k, ok := index[dir]
+			if !ok || in[k] || changes[k].Is.Kind != journal.Dir || changes[k].What == Mode {
+				continue
+			}
+			if changes[k].Never != "" {
+				return nil, nil, vocabulary.Exitf(vocabulary.ExitRefused, "%s can't be applied: %s %s\nnothing was applied", tree.Show(changes[i].Path), tree.Show(dir), changes[k].Never)
+			}
+			in[k] = true
+		}
+	}
+	for i, c := range changes {
+		if in[i] {
+			chosen = append(chosen, c)
+		}
+	}
+	return chosen, held, nil
+}
+
+// Conflicts are the changes that somebody made in the real folder too.
+func Conflicts(list []Change) []Change {
+	return slices.DeleteFunc(slices.Clone(list), func(c Change) bool { return c.Conflict == "" })
+}
+
+// Apply makes the chosen changes in the real folder, all or none.
+func (l *Layer) Apply(root *os.File, chosen []Change) error {
+	var list []journal.Change
+	gone := map[string]bool{} // folders that go with all that is in them
+	for i := range chosen {
+		c := &chosen[i]
+		if c.What == Deleted && inFolder(gone, c.Path) {
+			continue
+		}
+		if c.Was.Kind == journal.Dir && c.Is.Kind != journal.Dir {
+			gone[c.Path] = true
+		}
+		was := c.Was
+		change := journal.Change{Path: c.Path, Kind: c.Is.Kind, Mode: c.Is.Mode & 0o777, Target: c.Target, Was: &was}
+		if c.Is.Kind == journal.File {
+			change.Mtime = time.Unix(0, c.Is.Mtime)
+			change.Content = func() (*os.File, error) { return l.Open(c.Path) }
+		}
+		list = append(list, change)
+	}
+	report, err := l.Journal.Commit(root, "apply", list)
+	if err == nil && len(report.Conflicts) > 0 {
+		err = fmt.Errorf("%d paths were changed meanwhile", len(report.Conflicts))
+	}
+	return err
+}
+
+func inFolder(folders map[string]bool, p string) bool {
+	for dir := path.Dir(p); len(folders) > 0 && dir != "."; dir = path.Dir(dir) {
+		if folders[dir] {
+			return true
+		}
+	}
+	return false
+}
