@@ -96,8 +96,20 @@ type Writes struct {
 	// Refused is told of each refusal; it does not wait.
 	Refused func(op, path, reason string)
 	// Keep makes a version of what is at a path of a folder with Versions, before
-	// it changes. again asks for a further one. Safe for concurrent use.
-	Keep func(path string, again bool) error
+	// it changes. Safe for concurrent use.
+	Keep func(Change) error
+	// Made is told of what comes to stand where nothing stood before, in a folder
+	// that is not new itself. It does not wait.
+	Made func(path string)
+}
+
+// Change is what is about to happen to a path.
+type Change struct {
+	Path string
+	// Again asks for one more version of a path that has one.
+	Again bool
+	// Tree says that a folder goes with all that is in it.
+	Tree bool
 }
 
 // WritableFolder is a folder of the host, by its path inside.

@@ -74,6 +74,7 @@ type session struct {
 	ports    ports
 	ssh      sshSide
 	refusals *refusals // nil: nothing of the host is writable
+	versions versions
 	layer    layer
 	revoked  atomic.Bool
 	stop     context.CancelCauseFunc
@@ -99,6 +100,7 @@ func Run(ctx context.Context, o Options) (code int, err error) {
 	if err := s.open(ctx); err != nil {
 		cerr := s.close()
 		s.closeLayer(false)
+		s.closeVersions(false)
 		s.recordEnd(exitCodeOf(err), err)
 		s.closeLog()
 		return 0, errors.Join(err, cerr)
@@ -110,6 +112,7 @@ func Run(ctx context.Context, o Options) (code int, err error) {
 	// The end is recorded when nothing runs any more, so that it is the last line.
 	cerr := s.close()
 	s.closeLayer(true)
+	s.closeVersions(true)
 	s.recordEnd(code, errors.Join(err, cerr))
 	s.closeLog()
 	return code, errors.Join(err, cerr)
@@ -163,6 +166,9 @@ func (s *session) open(ctx context.Context) (err error) {
 		return err
 	}
 	if err = s.openLayer(); err != nil {
+		return err
+	}
+	if err = s.openVersions(); err != nil {
 		return err
 	}
 	ca, trust, err := s.view.trust()

@@ -83,12 +83,13 @@ func (s *session) writes() *sandbox.Writes {
 	}
 	w := &sandbox.Writes{Installed: l.Installed, Fixed: l.Fixed}
 	for _, f := range l.Writable {
-		w.Folders = append(w.Folders, sandbox.WritableFolder{Path: f.Path, NoDelete: f.Mode == vocabulary.RWNoDelete})
+		noDelete := f.Mode == vocabulary.RWNoDelete
+		w.Folders = append(w.Folders, sandbox.WritableFolder{Path: f.Path, NoDelete: noDelete, Versions: noDelete || f.Workspace})
 	}
 	for _, p := range l.Protected {
 		w.Protected = append(w.Protected, sandbox.ProtectedPath{Path: p.Path, Reason: p.Reason})
 	}
 	s.refusals = newRefusals(s.log.Record)
-	w.Refused = s.refusals.add
+	w.Refused, w.Keep, w.Made = s.refusals.add, s.versions.keep, s.versions.made
 	return w
 }

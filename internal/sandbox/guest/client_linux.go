@@ -167,6 +167,10 @@ func (c *Client) take(r report, files []*os.File, s Setup) error {
 		c.writes.Refused(clean(r.Op), string(r.Path), clean(r.Error))
 	case kindKeep:
 		return c.keep(r)
+	case kindMade:
+		if c.writes.Made != nil {
+			c.writes.Made(string(r.Path))
+		}
 	}
 	return nil
 }

@@ -140,6 +140,7 @@ const (
 	kindClosed  = "closed" // nothing listens on the port; Error says why
 	kindDenied  = "denied" // a write at Path was refused; Error says why, Op how
 	kindKeep    = "keep"   // what is at Path is about to change; a kept request answers
+	kindMade    = "made"   // nothing stood at Path before
 )
 
 // report is what the supervisor sends.
@@ -152,10 +153,11 @@ type report struct {
 	// V6, with ready: after the relay's listener and those on 127.0.0.1 come the
 	// same ports on ::1. A sandbox without IPv6 has none.
 	V6 bool `json:"v6,omitempty"`
-	// With denied and keep.
+	// With denied, keep and made.
 	Path  guard.Bytes `json:"path,omitempty"`
 	Op    string      `json:"op,omitempty"`
 	Again bool        `json:"again,omitempty"`
+	Tree  bool        `json:"tree,omitempty"`
 	// Devices, with ready: of Setup.Layers.
 	Devices []uint64 `json:"devices,omitempty"`
 }
@@ -264,7 +266,7 @@ func (x *exchange) judge(r report, files int) error {
 		if r.Kind == kindDialed {
 			want = 1
 		}
-	case kindDenied, kindKeep:
+	case kindDenied, kindKeep, kindMade:
 		if !x.guarded || !x.ready || !strings.HasPrefix(string(r.Path), "/") {
 			return fmt.Errorf("%s of a write that nobody judges", r.Kind)
 		}

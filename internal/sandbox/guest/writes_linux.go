@@ -44,7 +44,7 @@ func (c *Client) keep(r report) error {
 	}
 	go func() {
 		k := keptRequest{ID: r.ID}
-		if err := c.writes.Keep(string(r.Path), r.Again); err != nil {
+		if err := c.writes.Keep(sandbox.Change{Path: string(r.Path), Again: r.Again, Tree: r.Tree}); err != nil {
 			k.Error = clean(err.Error())
 		}
 		c.keeps.running.Add(-1)
@@ -85,19 +85,22 @@ func (h *host) Refused(r guard.Refusal) {
 }
 
 // Keep implements guard.Host.
-func (h *host) Keep(path string, again bool) error {
+func (h *host) Keep(path string, again, tree bool) error {
 	answer := make(chan string, 1)
 	h.mu.Lock()
 	h.next++
 	id := h.next
 	h.waiting[id] = answer
 	h.mu.Unlock()
-	h.s.report(report{Kind: kindKeep, ID: id, Path: guard.Bytes(path), Again: again})
+	h.s.report(report{Kind: kindKeep, ID: id, Path: guard.Bytes(path), Again: again, Tree: tree})
 	if text := <-answer; text != "" {
 		return errors.New(text)
 	}
 	return nil
 }
+
+// Made implements guard.Host.
+func (h *host) Made(path string) { h.s.report(report{Kind: kindMade, Path: guard.Bytes(path)}) }
 
 func (h *host) kept(k keptRequest) {
 	h.mu.Lock()

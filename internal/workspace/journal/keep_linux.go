@@ -63,6 +63,11 @@ func (j *Journal) Note(root *os.File, path string) (Version, error) {
 	return j.keep(path, false, func() (Version, error) { return j.take(root, path, true) })
 }
 
+// Absent records that nothing stood at path before the session, on somebody's word.
+func (j *Journal) Absent(path string) (Version, error) {
+	return j.keep(path, false, func() (Version, error) { return absentVersion(path), nil })
+}
+
 func (j *Journal) keep(path string, force bool, take func() (Version, error)) (Version, error) {
 	if err := tree.Check(path); err != nil {
 		return Version{}, err

@@ -99,6 +99,7 @@ func (t *task) openKept(p place, flags int, mode uint32) verdict {
 			v := t.hand(p.dir, p.name, flags|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_NOCTTY, mode, flags)
 			if v.errno == 0 && v.fd >= 0 {
 				t.g.past.created(v.fd)
+				t.g.past.begins(t, p)
 			}
 			if v.errno != unix.EEXIST || flags&unix.O_EXCL != 0 {
 				return v
@@ -302,6 +303,7 @@ func (t *task) make(p place, k kind, do func() error) verdict {
 	}
 	if f, _ := g.folder(p.path); f != nil && f.Versions {
 		g.past.createdAt(p)
+		g.past.begins(t, p)
 	}
 	return done()
 }
@@ -377,7 +379,11 @@ func (t *task) link(oldfd, oldarg, newfd, newarg, flags int) verdict {
 	if reason := t.becomesGit(to); reason != "" {
 		return t.refuse(to.full(), reason)
 	}
-	return result(unix.Linkat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(source), to.dir, to.at(), unix.AT_SYMLINK_FOLLOW))
+	if err := unix.Linkat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(source), to.dir, to.at(), unix.AT_SYMLINK_FOLLOW); err != nil {
+		return result(err)
+	}
+	g.past.begins(t, to)
+	return done()
 }
 
 // linkSource opens what a link is made to.
@@ -456,7 +462,11 @@ func (t *task) rename(oldfd, oldarg, newfd, newarg int, flags uint) verdict {
 	if v := t.movePast(from, to, &moved, occupied); v.errno != 0 {
 		return v
 	}
-	return do()
+	v := do()
+	if v.errno == 0 && !occupied {
+		g.past.begins(t, to)
+	}
+	return v
 }
 
 // movePast keeps what a rename would lose.
@@ -471,7 +481,7 @@ func (t *task) movePast(from, to place, moved *unix.Stat_t, occupied bool) verdi
 			if f.NoDelete && kindOf(moved) == aFolder {
 				return t.refuse(from.full(), "in this workspace (rw-no-delete) no folder that was there is moved")
 			}
-			if v := p.before(t, from, false); v.errno != 0 {
+			if v := p.beforeMove(t, from); v.errno != 0 {
 				return v
 			}
 			p.move(st)
@@ -601,6 +611,7 @@ func (t *task) bind() verdict {
 	v := result(bindTo(sock, append(append(binary.NativeEndian.AppendUint16(nil, unix.AF_UNIX), at...), 0)))
 	if f, _ := t.g.folder(p.path); v.errno == 0 && f != nil && f.Versions {
 		t.g.past.createdAt(p)
+		t.g.past.begins(t, p)
 	}
 	return v
 }

@@ -60,7 +60,14 @@ func (t *task) settleConfig(from, to place) verdict {
 	if from.full() == to.full() {
 		return done()
 	}
-	return result(unix.Renameat(from.dir, from.name, to.dir, to.name))
+	fresh := !existsAt(to.dir, to.name)
+	if err := unix.Renameat(from.dir, from.name, to.dir, to.name); err != nil {
+		return result(err)
+	}
+	if fresh {
+		t.g.past.begins(t, to)
+	}
+	return done()
 }
 
 // readAt reads a regular file, and nothing else, whole.

@@ -71,8 +71,10 @@ type Refusal struct {
 type Host interface {
 	// Refused reports a refusal. It does not wait.
 	Refused(Refusal)
-	// Keep has a version made of what is at a path, which is about to change. It
-	// returns when that is safe. again asks for one more version of a path that
-	// has one already.
-	Keep(path string, again bool) error
+	// Keep has a version made of what is at a path, which is about to change, or
+	// with tree of a folder and all in it, and returns when that is safe. again
+	// asks for one more version of a path that has one already.
+	Keep(path string, again, tree bool) error
+	// Made reports what stands where nothing stood before. It does not wait.
+	Made(path string)
 }

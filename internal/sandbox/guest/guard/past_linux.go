@@ -57,6 +57,18 @@ func (p *past) createdAt(at place) {
 	}
 }
 
+// begins tells the host of a name where there was none. What lies in a folder of
+// the session's own is part of that.
+func (p *past) begins(t *task, at place) {
+	f, _ := t.g.folder(at.path)
+	if f == nil || !f.Versions {
+		return
+	}
+	if st, err := look(at.dir, ""); err == nil && !p.isMade(st) {
+		t.g.host.Made(at.full())
+	}
+}
+
 func (p *past) isMade(st *unix.Statx_t) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -78,7 +90,12 @@ func (p *past) forget(st *unix.Statx_t) {
 
 // before has a version kept of what is at a place, if it is not the session's
 // own. again says that the place is about to get other content altogether.
-func (p *past) before(t *task, at place, again bool) verdict {
+func (p *past) before(t *task, at place, again bool) verdict { return p.keep(t, at, again, false) }
+
+// beforeMove is before for what goes with all that is in it.
+func (p *past) beforeMove(t *task, at place) verdict { return p.keep(t, at, false, true) }
+
+func (p *past) keep(t *task, at place, again, moves bool) verdict {
 	f, _ := t.g.folder(at.path)
 	if f == nil || !f.Versions {
 		return done()
@@ -88,14 +105,15 @@ func (p *past) before(t *task, at place, again bool) verdict {
 		return done() // nothing is there; if it is something else, the call itself will say so
 	}
 	full := at.full()
-	known := p.hasVersion(full)
+	folder := st.Mode&unix.S_IFMT == unix.S_IFDIR
+	known := p.hasVersion(full) && !(folder && moves)
 	if known && !(again && f.NoDelete && st.Mode&unix.S_IFMT == unix.S_IFREG) {
 		return done()
 	}
 	if !known && p.isMade(st) {
 		return done()
 	}
-	if err := t.g.host.Keep(full, known); err != nil {
+	if err := t.g.host.Keep(full, known, folder && moves); err != nil {
 		if f.NoDelete && !known {
 			return t.refuse(full, "no version of it can be kept: "+err.Error())
 		}

@@ -1,0 +1,170 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+	"github.com/bulkhead-dev/bulkhead/internal/workspace"
+	"github.com/bulkhead-dev/bulkhead/internal/workspace/journal"
+	"github.com/bulkhead-dev/bulkhead/internal/workspace/staged"
+	"github.com/bulkhead-dev/bulkhead/internal/workspace/tree"
+)
+
+// versionBudget bounds what is kept of a workspace in mode rw, in bytes. In
+// rw-no-delete only the disk bounds it: without a version nothing is changed.
+const versionBudget = 1 << 30
+
+// versionAge is how long the versions of an rw session stay.
+const versionAge = 14 * 24 * time.Hour
+
+// versions keep what a session changes in the host's folders.
+type versions struct {
+	folders []versioned
+
+	mu     sync.Mutex
+	unkept int // changes in mode rw of which no version could be kept
+	why    error
+}
+
+type versioned struct {
+	path, dir string
+	root      *os.File
+	journal   *journal.Journal
+	noDelete  bool
+}
+
+// openVersions makes a journal for the workspace, and for each folder in mode
+// rw-no-delete.
+func (s *session) openVersions() error {
+	dir, err := WorkspaceDir()
+	if err != nil {
+		return err
+	}
+	forgetOldVersions(dir)
+	for _, f := range s.view.layout.Writable {
+		noDelete := f.Mode == vocabulary.RWNoDelete
+		if !f.Workspace && !noDelete {
+			continue
+		}
+		if err := s.openJournal(dir, f, noDelete); err != nil {
+			return vocabulary.Exitf(vocabulary.ExitRefused, "%v\nnothing was started: versions of what the session changes are kept below %s", err, dir)
+		}
+	}
+	return nil
+}
+
+func (s *session) openJournal(dir string, f workspace.Writable, noDelete bool) error {
+	m := journal.Meta{Session: s.id, Workspace: f.Path, Mode: f.Mode, Started: s.started, Budget: versionBudget}
+	if !f.Workspace {
+		m.Session = vocabulary.NewSessionID() // versions of another folder are found by another name
+	}
+	if noDelete {
+		m.Budget = math.MaxInt64
+	}
+	root, err := tree.OpenRoot(f.Path)
+	if err != nil {
+		return err
+	}
+	v := versioned{path: f.Path, dir: filepath.Join(dir, string(m.Session)), root: root, noDelete: noDelete}
+	if v.journal, err = journal.Create(v.dir, m); err != nil {
+		root.Close()
+		_ = staged.Drop(v.dir)
+		return err
+	}
+	s.versions.folders = append(s.versions.folders, v)
+	return nil
+}
+
+// forgetOldVersions removes what rw sessions of long ago kept.
+func forgetOldVersions(dir string) {
+	list, _ := staged.List(dir)
+	for _, k := range list {
+		if k.Problem == nil && k.Mode == vocabulary.ReadWrite && k.State != staged.Running && time.Since(k.Started) > versionAge {
+			_ = staged.Drop(k.Dir)
+		}
+	}
+}
+
+func (v *versions) find(path string) (*versioned, string) {
+	var best *versioned
+	for i := range v.folders {
+		f := &v.folders[i]
+		if strings.HasPrefix(path, strings.TrimSuffix(f.path, "/")+"/") && (best == nil || len(f.path) > len(best.path)) {
+			best = f
+		}
+	}
+	if best == nil {
+		return nil, ""
+	}
+	return best, path[len(strings.TrimSuffix(best.path, "/"))+1:]
+}
+
+// keep makes a version, see sandbox.Writes.
+func (v *versions) keep(c sandbox.Change) error {
+	f, rel := v.find(c.Path)
+	if f == nil {
+		return errors.New("not in a folder of which versions are kept")
+	}
+	var err error
+	if c.Tree {
+		err = f.journal.KeepTree(f.root, rel, c.Again)
+	} else {
+		_, err = f.journal.Keep(f.root, rel, c.Again)
+	}
+	if err == nil || f.noDelete {
+		return err
+	}
+	v.mu.Lock()
+	v.unkept++
+	if v.why == nil {
+		v.why = err
+	}
+	v.mu.Unlock()
+	_, _ = f.journal.Note(f.root, rel)
+	return nil
+}
+
+func (v *versions) made(path string) {
+	if f, rel := v.find(path); f != nil {
+		_, _ = f.journal.Absent(rel)
+	}
+}
+
+// close records what the session leaves, and says how to take it back. Nothing
+// of the session runs any more.
+func (s *session) closeVersions(ran bool) {
+	v := &s.versions
+	for _, f := range v.folders {
+		changed := len(f.journal.Versions())
+		err := f.journal.LeaveAll(f.root)
+		id := f.journal.Meta().Session
+		f.journal.Close()
+		f.root.Close()
+		switch {
+		case changed == 0:
+			_ = staged.Drop(f.dir)
+		case err != nil:
+			s.opts.Notice("what the session left in %s could not be recorded; an undo will take it for somebody else's: %v", tree.Show(f.path), err)
+		case ran:
+			s.opts.Notice("to take back what the session changed in %s: bulkhead workspace undo %s", tree.Show(f.path), id)
+		}
+	}
+	if v.unkept > 0 {
+		s.opts.Notice("%s changed without a version to go back to: %v", plural(v.unkept, "file was", "files were"), v.why)
+	}
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprint(n, " ", many)
+}
