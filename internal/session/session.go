@@ -255,7 +255,7 @@ func (s *session) close() error {
 	both.Wait()
 	if s.refusals != nil {
 		if n := s.refusals.close(); n > 0 {
-			s.opts.Notice("%d writes to protected places were refused; which: bulkhead event tail %s", n, s.id)
+			s.opts.Notice("%s refused in the workspace; which: bulkhead event tail %s", plural(n, "write was", "writes were"), s.id)
 		}
 	}
 	if s.creds != nil {

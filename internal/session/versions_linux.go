@@ -2,7 +2,6 @@ package session
 
 import (
 	"errors"
-	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -160,11 +159,4 @@ func (s *session) closeVersions(ran bool) {
 	if v.unkept > 0 {
 		s.opts.Notice("%s changed without a version to go back to: %v", plural(v.unkept, "file was", "files were"), v.why)
 	}
-}
-
-func plural(n int, one, many string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprint(n, " ", many)
 }

@@ -1,6 +1,8 @@
 package session
 
 import (
+	"fmt"
+	"strings"
 	"sync"
 
 	v1 "github.com/bulkhead-dev/bulkhead/api/v1"
@@ -38,9 +40,13 @@ func newRefusals(record func(v1.Event) error) *refusals {
 }
 
 func refusedWrite(path, reason string, attrs map[string]string) v1.Event {
+	code := "protected"
+	if strings.Contains(reason, string(vocabulary.RWNoDelete)) {
+		code = string(vocabulary.RWNoDelete)
+	}
 	return v1.Event{
 		Actor: "sandbox", Action: ActionWrite, Resource: vocabulary.Resource(path), Verdict: vocabulary.Deny,
-		Reason: vocabulary.Reason{Code: "protected", Message: reason, Rule: vocabulary.Position{File: "protected.yaml"},
+		Reason: vocabulary.Reason{Code: code, Message: reason, Rule: vocabulary.Position{File: "protected.yaml"},
 			Remedy: "make this change outside, or work in a staged workspace and apply it after a look"},
 		Attrs: attrs,
 	}
@@ -92,4 +98,11 @@ func (s *session) writes() *sandbox.Writes {
 	s.refusals = newRefusals(s.log.Record)
 	w.Refused, w.Keep, w.Made = s.refusals.add, s.versions.keep, s.versions.made
 	return w
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprint(n, " ", many)
 }

@@ -459,11 +459,14 @@ func (t *task) rename(oldfd, oldarg, newfd, newarg int, flags uint) verdict {
 			return t.refuse(from.full(), reason)
 		}
 	}
-	if v := t.movePast(from, to, &moved, occupied); v.errno != 0 {
+	v := t.movePast(from, to, &moved, occupied)
+	if v.errno == 0 && occupied && flags&unix.RENAME_EXCHANGE != 0 {
+		v = t.movePast(to, from, &covered, true)
+	}
+	if v.errno != 0 {
 		return v
 	}
-	v := do()
-	if v.errno == 0 && !occupied {
+	if v = do(); v.errno == 0 && !occupied {
 		g.past.begins(t, to)
 	}
 	return v
