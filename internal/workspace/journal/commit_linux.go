@@ -188,11 +188,11 @@ func (j *Journal) keepFor(root *os.File, s *step) error {
 	var err error
 	switch {
 	case s.was.Kind == Absent: // perhaps because its folder is not there yet
-		_, err = j.keep(s.path, true, func() (Version, error) { return absentVersion(s.path), nil })
+		_, err = j.keep(s.path, true, s.change.Foreign, func() (Version, error) { return absentVersion(s.path), nil })
 	case s.was.Kind == Dir && s.is.Kind != Dir:
-		err = j.KeepTree(root, s.path, true)
+		err = j.keepTree(root, s.path, true, s.change.Foreign)
 	default:
-		_, err = j.Keep(root, s.path, true)
+		_, err = j.keepNow(root, s.path, true, s.change.Foreign)
 	}
 	if s.change.Forget && errors.Is(err, ErrBudget) {
 		return nil
