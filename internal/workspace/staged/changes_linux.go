@@ -53,7 +53,7 @@ func (l *Layer) changes(root *os.File, p *Protected, quick bool) ([]Change, erro
 const maxDepth = 2000
 
 // dir compares a folder of the layer with the real one, which is nil if there is
-// none. opaque: what is only in the real one is gone.
+// none. opaque: what is only in the real one is gone, at every depth.
 func (r *reader) dir(up, low *os.File, at string, opaque bool, depth int) error {
 	list, err := tree.List(up)
 	if err != nil {
@@ -78,7 +78,7 @@ func (r *reader) dir(up, low *os.File, at string, opaque bool, depth int) error 
 		}
 	}
 	for _, e := range list {
-		if err := r.entry(up, low, e.Name, join(at, e.Name), depth); err != nil {
+		if err := r.entry(up, low, e.Name, join(at, e.Name), opaque, depth); err != nil {
 			return err
 		}
 	}
@@ -106,7 +106,7 @@ func stat(dir *os.File, name string) (st unix.Stat_t, there bool, err error) {
 	return st, true, nil
 }
 
-func (r *reader) entry(up, low *os.File, name, at string, depth int) error {
+func (r *reader) entry(up, low *os.File, name, at string, opaque bool, depth int) error {
 	us, there, err := stat(up, name)
 	if err != nil || !there {
 		return err
@@ -133,7 +133,7 @@ func (r *reader) entry(up, low *os.File, name, at string, depth int) error {
 		return err
 	}
 	if c.Is.Kind == journal.Dir {
-		return r.folder(up, low, name, &c, depth)
+		return r.folder(up, low, name, &c, opaque, depth)
 	}
 	if c.Is.Kind == journal.Link {
 		if c.Target, err = readlink(up, name); err != nil {
@@ -175,8 +175,8 @@ func (r *reader) marks(up *os.File, name, at string, c *Change, was bool) error 
 }
 
 // folder compares a directory and what is in it.
-func (r *reader) folder(up, low *os.File, name string, c *Change, depth int) error {
-	opaque, _, err := mark(up, name, xattrOpaque)
+func (r *reader) folder(up, low *os.File, name string, c *Change, opaque bool, depth int) error {
+	own, _, err := mark(up, name, xattrOpaque)
 	if err != nil {
 		return err
 	}
@@ -216,7 +216,7 @@ func (r *reader) folder(up, low *os.File, name string, c *Change, depth int) err
 		}
 		defer lowDir.Close()
 	}
-	return r.dir(upDir, lowDir, c.Path, opaque == "y", depth+1)
+	return r.dir(upDir, lowDir, c.Path, opaque || own == "y", depth+1)
 }
 
 // deleted adds a deletion with all that goes with it.
