@@ -464,7 +464,7 @@ func TestRefusedWorkspaces(t *testing.T) {
 		_, err := Plan(r)
 		refused(t, err, c.want, "policy.yaml:4")
 	}
-	for mode, want := range map[vocabulary.MountMode]string{"rw-no-delete": "not available yet", "staged": "not available yet", "x": "unknown mode"} {
+	for mode, want := range map[vocabulary.MountMode]string{"rw-no-delete": "not available yet", "staged": "hold its own layer", "x": "unknown mode"} {
 		r := h.request()
 		r.Workspace.Mode = mode
 		_, err := Plan(r)
@@ -489,7 +489,7 @@ func TestRefusedMounts(t *testing.T) {
 	}{
 		{"/", "ro", "whole filesystem"}, {"~/root", "ro", "whole filesystem"}, {"/proc", "ro", "/proc"}, {"/proc/self/root", "ro", "/proc"}, {"/sys", "ro", "/sys"}, {"/dev", "ro", "/dev"},
 		{"/dev/sda", "ro", "/dev"}, {"~/proclink", "ro", "lies in /proc"}, {"/run", "ro", "sockets"}, {"/var/run", "ro", ""}, {"~", "rw", "startup files"}, {filepath.Dir(h.home), "ro", "homes"},
-		{"../x", "ro", "has .."}, {"~/gone", "ro", "does not exist"}, {"/etc", "rw", ""}, {"/usr/local", "rw", ""}, {"~/other", "rw-no-delete", "not available yet"}, {"~/other", "staged", "not available yet"},
+		{"../x", "ro", "has .."}, {"~/gone", "ro", "does not exist"}, {"/etc", "rw", ""}, {"/usr/local", "rw", ""}, {"~/other", "rw-no-delete", "not available yet"}, {"~/other", "staged", "only for the workspace"},
 		{"~/other", "", "unknown mode"}, {".", "ro", "both rw and ro"},
 	} {
 		_, err := Plan(h.request(Folder{Path: c.path, Mode: vocabulary.MountMode(c.mode)}))

@@ -98,7 +98,7 @@ type Change struct {
 	// Kind is Absent (with all below it), File, Link, or Dir (an existing
 	// directory only gets the mode).
 	Kind   Kind
-	Mode   uint32 // of a File or Dir; only permission bits are used
+	Mode   uint32 // of a File or Dir; setuid, setgid and sticky bits are not used
 	Mtime  time.Time
 	Target string // of a Link
 	// Content opens what a File shall hold, at its beginning.

@@ -458,7 +458,7 @@ func FuzzLayer(f *testing.F) {
 						_ = unix.Setxattr(at, xattrOpaque, []byte("y"), 0)
 					}
 				case 8:
-					if st, err := os.Lstat(at); err == nil && st.Mode().IsRegular() {
+					if st, err := os.Lstat(at); layer && err == nil && st.Mode().IsRegular() {
 						_ = unix.Chmod(at, 0o6755)
 					}
 				}
