@@ -129,7 +129,7 @@ func (r *reader) entry(up, low *os.File, name, at string, opaque bool, depth int
 	if was {
 		c.Was = journal.StateOf(&ls)
 	}
-	if err := r.marks(up, name, at, &c, was); err != nil {
+	if err := r.marks(up, low, name, at, &c, &us); err != nil {
 		return err
 	}
 	if c.Is.Kind == journal.Dir {
@@ -154,7 +154,7 @@ func (r *reader) entry(up, low *os.File, name, at string, opaque bool, depth int
 }
 
 // marks checks what the kernel noted at an entry, and notes where it came from.
-func (r *reader) marks(up *os.File, name, at string, c *Change, was bool) error {
+func (r *reader) marks(up, low *os.File, name, at string, c *Change, us *unix.Stat_t) error {
 	for _, m := range []string{xattrRedirect, xattrMetacopy} {
 		if _, ok, err := mark(up, name, m); err != nil {
 			return err
@@ -162,14 +162,21 @@ func (r *reader) marks(up *os.File, name, at string, c *Change, was bool) error 
 			return fmt.Errorf("the layer can't be read: %s has the mark %s, which is not used here", tree.Show(at), m)
 		}
 	}
-	if !was {
-		_, copied, err := mark(up, name, xattrOrigin)
-		if err != nil {
-			return err
-		}
-		if copied {
-			c.Conflict = "was removed from the real folder since"
-		}
+	if c.Was.Kind != journal.Absent || low == nil || c.Is.Kind == journal.File && us.Nlink > 1 {
+		return nil
+	}
+	// It was copied from a real file. That had this name, and is gone since, or
+	// another one: then somebody must have changed the real folder for the first.
+	_, copied, err := mark(up, name, xattrOrigin)
+	if err != nil || !copied {
+		return err
+	}
+	var parent unix.Stat_t
+	if err := unix.Fstat(int(low.Fd()), &parent); err != nil {
+		return err
+	}
+	if what, _ := r.layer.Journal.Last(); what == "" && parent.Mtim.Nano() >= r.layer.since {
+		c.Conflict = "was removed from the real folder since"
 	}
 	return nil
 }
