@@ -474,7 +474,7 @@ func TestRefusedWorkspaces(t *testing.T) {
 		_, err := Plan(r)
 		refused(t, err, c.want, "policy.yaml:4")
 	}
-	for mode, want := range map[vocabulary.MountMode]string{"x": "unknown mode"} {
+	for mode, want := range map[vocabulary.MountMode]string{"staged": "hold its own layer", "x": "unknown mode"} {
 		r := h.request()
 		r.Workspace.Mode = mode
 		_, err := Plan(r)

@@ -145,7 +145,7 @@ func plan(root *os.File, changes []Change) ([]step, error) {
 				return refuse("lies in %s, which is to become something else", tree.Show(dir))
 			}
 		}
-		if c.Kind == Absent && was.Kind == Absent || c.Kind == Dir && was.Kind == Dir && was.Mode == c.Mode&0o777|was.Mode&0o7000 {
+		if c.Kind == Absent && was.Kind == Absent || c.Kind == Dir && was.Kind == Dir && was.Mode == c.mode(was) {
 			continue
 		}
 		if dir := path.Dir(c.Path); !parents[dir] && becomes[dir] != Dir {
@@ -160,9 +160,9 @@ func plan(root *os.File, changes []Change) ([]step, error) {
 			}
 			parents[dir] = true
 		}
-		s := step{path: c.Path, slot: len(steps) + 1, was: was, is: State{Kind: c.Kind, Mode: c.Mode & 0o777}, back: c.Back, change: c}
+		s := step{path: c.Path, slot: len(steps) + 1, was: was, is: State{Kind: c.Kind, Mode: c.mode(was)}, back: c.Back, change: c}
 		if s.chmods() {
-			s.is.Inode, s.is.Mode = was.Inode, s.is.Mode|was.Mode&0o7000
+			s.is.Inode = was.Inode
 		} else if s.is.Kind == Dir {
 			fresh[c.Path] = true
 		}
@@ -171,7 +171,19 @@ func plan(root *os.File, changes []Change) ([]step, error) {
 	return steps, nil
 }
 
-// inFresh reports whether p lies in one of the folders.
+// mode is what shall stand there: the bits beyond the permissions are never a
+// file's, and a folder's only if it had them.
+func (c *Change) mode(was State) uint32 {
+	switch {
+	case c.Kind == Dir && c.Back > 0:
+		return c.Mode & 0o7777
+	case c.Kind == Dir && was.Kind == Dir:
+		return c.Mode&0o777 | was.Mode&0o7000
+	}
+	return c.Mode & 0o777
+}
+
+// inside reports whether p lies in one of the folders.
 func inside(fresh map[string]bool, p string) bool {
 	for dir := path.Dir(p); len(fresh) > 0 && dir != "."; dir = path.Dir(dir) {
 		if fresh[dir] {
@@ -188,11 +200,11 @@ func (j *Journal) keepFor(root *os.File, s *step) error {
 	var err error
 	switch {
 	case s.was.Kind == Absent: // perhaps because its folder is not there yet
-		_, err = j.keep(s.path, true, func() (Version, error) { return absentVersion(s.path), nil })
+		_, err = j.keep(s.path, true, s.change.Foreign, func() (Version, error) { return absentVersion(s.path), nil })
 	case s.was.Kind == Dir && s.is.Kind != Dir:
-		err = j.KeepTree(root, s.path, true)
+		err = j.keepTree(root, s.path, true, s.change.Foreign)
 	default:
-		_, err = j.Keep(root, s.path, true)
+		_, err = j.keepNow(root, s.path, true, s.change.Foreign)
 	}
 	if s.change.Forget && errors.Is(err, ErrBudget) {
 		return nil

@@ -83,7 +83,9 @@ type Version struct {
 	Target string // of a Link
 	// Kept is false for what has no content here: an Other, and what Note recorded.
 	Kept bool
-	Time time.Time
+	// Foreign is what Change.Foreign said when it was overwritten.
+	Foreign bool
+	Time    time.Time
 
 	// Where the content is: a file of its own, or stored bytes at pack-1 of the pack.
 	content, pack, stored int64
@@ -96,7 +98,7 @@ type Change struct {
 	// Kind is Absent (with all below it), File, Link, or Dir (an existing
 	// directory only gets the mode).
 	Kind   Kind
-	Mode   uint32 // of a File or Dir; only permission bits are used
+	Mode   uint32 // of a File or Dir; setuid, setgid and sticky bits are not used
 	Mtime  time.Time
 	Target string // of a Link
 	// Content opens what a File shall hold, at its beginning.
@@ -104,6 +106,8 @@ type Change struct {
 	// Was is what the caller saw there; anything else is an *ExitError, and
 	// nothing is changed. Nil: whatever is there.
 	Was *State
+	// Foreign says that what is there is somebody else's work, overwritten by force.
+	Foreign bool
 	// Forget keeps no version of what is there now.
 	Forget bool
 	// Back is the number of the version that this brings back.

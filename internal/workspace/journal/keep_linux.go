@@ -54,21 +54,25 @@ func Look(root *os.File, path string) (State, error) {
 // fs.ErrPermission for a file that can't be read; unix.ELOOP for a link on the
 // way; a full disk. Nothing is flushed to disk: see Sync.
 func (j *Journal) Keep(root *os.File, path string, force bool) (Version, error) {
-	return j.keep(path, force, func() (Version, error) { return j.take(root, path, false) })
+	return j.keepNow(root, path, force, false)
+}
+
+func (j *Journal) keepNow(root *os.File, path string, force, foreign bool) (Version, error) {
+	return j.keep(path, force, foreign, func() (Version, error) { return j.take(root, path, false) })
 }
 
 // Note records that path is changed although its content can't be kept. Undo then
 // names it.
 func (j *Journal) Note(root *os.File, path string) (Version, error) {
-	return j.keep(path, false, func() (Version, error) { return j.take(root, path, true) })
+	return j.keep(path, false, false, func() (Version, error) { return j.take(root, path, true) })
 }
 
 // Absent records that nothing stood at path before the session, on somebody's word.
 func (j *Journal) Absent(path string) (Version, error) {
-	return j.keep(path, false, func() (Version, error) { return absentVersion(path), nil })
+	return j.keep(path, false, false, func() (Version, error) { return absentVersion(path), nil })
 }
 
-func (j *Journal) keep(path string, force bool, take func() (Version, error)) (Version, error) {
+func (j *Journal) keep(path string, force, foreign bool, take func() (Version, error)) (Version, error) {
 	if err := tree.Check(path); err != nil {
 		return Version{}, err
 	}
@@ -95,7 +99,7 @@ func (j *Journal) keep(path string, force bool, take func() (Version, error)) (V
 	j.mu.Unlock()
 
 	v, err := take()
-	v.Number = number
+	v.Number, v.Foreign = number, foreign
 
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -117,7 +121,7 @@ func (j *Journal) keep(path string, force bool, take func() (Version, error)) (V
 }
 
 func keepEntry(v *Version) *entry {
-	e := &entry{Type: typeKeep, At: v.Time.UnixNano(), Path: name(v.Path), Number: v.Number, Is: &v.State, Content: v.content, Pack: v.pack, Sum: v.sum, Stored: v.stored, Target: name(v.Target)}
+	e := &entry{Type: typeKeep, At: v.Time.UnixNano(), Path: name(v.Path), Number: v.Number, Is: &v.State, Content: v.content, Pack: v.pack, Sum: v.sum, Stored: v.stored, Target: name(v.Target), Foreign: v.Foreign}
 	e.Lost = v.Kind == File && !v.Kept
 	return e
 }
@@ -273,7 +277,11 @@ func (j *Journal) openContent(v Version) (*os.File, error) {
 // KeepTree keeps path and, if it is a directory, all below it: for a change of a
 // directory's name, or its removal.
 func (j *Journal) KeepTree(root *os.File, path string, force bool) error {
-	v, err := j.Keep(root, path, force)
+	return j.keepTree(root, path, force, false)
+}
+
+func (j *Journal) keepTree(root *os.File, path string, force, foreign bool) error {
+	v, err := j.keepNow(root, path, force, foreign)
 	if err != nil {
 		return err
 	}
@@ -282,7 +290,7 @@ func (j *Journal) KeepTree(root *os.File, path string, force bool) error {
 		return err
 	}
 	return tree.Walk(root, path, func(_ *os.File, at string, _ *unix.Stat_t) error {
-		_, err := j.Keep(root, at, force)
+		_, err := j.keepNow(root, at, force, foreign)
 		return err
 	})
 }

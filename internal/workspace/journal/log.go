@@ -27,6 +27,7 @@ type entry struct {
 	Sum     uint32 `json:"sum,omitempty"`
 	Stored  int64  `json:"stored,omitempty"`
 	Lost    bool   `json:"lost,omitempty"` // keep, of a file: without content
+	Foreign bool   `json:"foreign,omitempty"`
 
 	Commit int    `json:"commit,omitempty"` // of prepare, step, begin, done, back
 	Slot   int    `json:"slot,omitempty"`   // of a step, from 1

@@ -313,7 +313,7 @@ func (j *Journal) replay(e entry) error {
 			return errors.New("a version is missing")
 		}
 		j.addVersion(Version{Path: path, Number: e.Number, State: *e.Is, Target: string(e.Target), Kept: e.Is.Kind != Other && !e.Lost,
-			Time: time.Unix(0, e.At), content: e.Content, pack: e.Pack, sum: e.Sum, stored: e.Stored})
+			Time: time.Unix(0, e.At), content: e.Content, pack: e.Pack, sum: e.Sum, Foreign: e.Foreign, stored: e.Stored})
 		return nil
 	case typeLeft:
 		j.left[path] = left{*e.Is, e.Number}
@@ -454,11 +454,15 @@ func (j *Journal) Running() (bool, error) {
 	return false, err
 }
 
-// Left returns what Bulkhead, or the session, left at path last, if it is known.
+// Left returns what Bulkhead, or the session, left at path last, unless it is not
+// known or is somebody else's work, brought back.
 func (j *Journal) Left(path string) (State, bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	l, ok := j.left[path]
+	if list := j.byPath[path]; l.version > 0 && l.version <= len(list) && j.versions[list[l.version-1]].Foreign {
+		return State{}, false
+	}
 	return l.State, ok
 }
 

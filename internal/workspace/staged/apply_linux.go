@@ -97,17 +97,18 @@ func Conflicts(list []Change) []Change {
 // Apply makes the chosen changes in the real folder, all or none.
 func (l *Layer) Apply(root *os.File, chosen []Change) error {
 	var list []journal.Change
-	gone := map[string]bool{} // folders that go with all that is in them
+	gone := map[string]int{} // folders that go with all that is in them
 	for i := range chosen {
 		c := &chosen[i]
-		if c.What == Deleted && inFolder(gone, c.Path) {
+		if at, ok := inFolder(gone, c.Path); ok && c.What == Deleted {
+			list[at].Foreign = list[at].Foreign || c.Conflict != ""
 			continue
 		}
 		if c.Was.Kind == journal.Dir && c.Is.Kind != journal.Dir {
-			gone[c.Path] = true
+			gone[c.Path] = len(list)
 		}
 		was := c.Was
-		change := journal.Change{Path: c.Path, Kind: c.Is.Kind, Mode: c.Is.Mode & 0o777, Target: c.Target, Was: &was}
+		change := journal.Change{Path: c.Path, Kind: c.Is.Kind, Mode: c.Is.Mode & 0o777, Target: c.Target, Was: &was, Foreign: c.Conflict != ""}
 		if c.Is.Kind == journal.File {
 			change.Mtime = time.Unix(0, c.Is.Mtime)
 			change.Content = func() (*os.File, error) { return l.Open(c.Path) }
@@ -121,11 +122,11 @@ func (l *Layer) Apply(root *os.File, chosen []Change) error {
 	return err
 }
 
-func inFolder(folders map[string]bool, p string) bool {
+func inFolder(folders map[string]int, p string) (int, bool) {
 	for dir := path.Dir(p); len(folders) > 0 && dir != "."; dir = path.Dir(dir) {
-		if folders[dir] {
-			return true
+		if at, ok := folders[dir]; ok {
+			return at, true
 		}
 	}
-	return false
+	return 0, false
 }

@@ -53,7 +53,7 @@ func (l *Layer) changes(root *os.File, p *Protected, quick bool) ([]Change, erro
 const maxDepth = 2000
 
 // dir compares a folder of the layer with the real one, which is nil if there is
-// none. opaque: what is only in the real one is gone.
+// none. opaque: what is only in the real one is gone, at every depth.
 func (r *reader) dir(up, low *os.File, at string, opaque bool, depth int) error {
 	list, err := tree.List(up)
 	if err != nil {
@@ -78,7 +78,7 @@ func (r *reader) dir(up, low *os.File, at string, opaque bool, depth int) error 
 		}
 	}
 	for _, e := range list {
-		if err := r.entry(up, low, e.Name, join(at, e.Name), depth); err != nil {
+		if err := r.entry(up, low, e.Name, join(at, e.Name), opaque, depth); err != nil {
 			return err
 		}
 	}
@@ -106,7 +106,7 @@ func stat(dir *os.File, name string) (st unix.Stat_t, there bool, err error) {
 	return st, true, nil
 }
 
-func (r *reader) entry(up, low *os.File, name, at string, depth int) error {
+func (r *reader) entry(up, low *os.File, name, at string, opaque bool, depth int) error {
 	us, there, err := stat(up, name)
 	if err != nil || !there {
 		return err
@@ -129,11 +129,11 @@ func (r *reader) entry(up, low *os.File, name, at string, depth int) error {
 	if was {
 		c.Was = journal.StateOf(&ls)
 	}
-	if err := r.marks(up, name, at, &c, was); err != nil {
+	if err := r.marks(up, low, name, at, &c, &us); err != nil {
 		return err
 	}
 	if c.Is.Kind == journal.Dir {
-		return r.folder(up, low, name, &c, depth)
+		return r.folder(up, low, name, &c, opaque, depth)
 	}
 	if c.Is.Kind == journal.Link {
 		if c.Target, err = readlink(up, name); err != nil {
@@ -154,7 +154,7 @@ func (r *reader) entry(up, low *os.File, name, at string, depth int) error {
 }
 
 // marks checks what the kernel noted at an entry, and notes where it came from.
-func (r *reader) marks(up *os.File, name, at string, c *Change, was bool) error {
+func (r *reader) marks(up, low *os.File, name, at string, c *Change, us *unix.Stat_t) error {
 	for _, m := range []string{xattrRedirect, xattrMetacopy} {
 		if _, ok, err := mark(up, name, m); err != nil {
 			return err
@@ -162,21 +162,28 @@ func (r *reader) marks(up *os.File, name, at string, c *Change, was bool) error 
 			return fmt.Errorf("the layer can't be read: %s has the mark %s, which is not used here", tree.Show(at), m)
 		}
 	}
-	if !was {
-		_, copied, err := mark(up, name, xattrOrigin)
-		if err != nil {
-			return err
-		}
-		if copied {
-			c.Conflict = "was removed from the real folder since"
-		}
+	if c.Was.Kind != journal.Absent || low == nil || c.Is.Kind == journal.File && us.Nlink > 1 {
+		return nil
+	}
+	// It was copied from a real file. That had this name, and is gone since, or
+	// another one: then somebody must have changed the real folder for the first.
+	_, copied, err := mark(up, name, xattrOrigin)
+	if err != nil || !copied {
+		return err
+	}
+	var parent unix.Stat_t
+	if err := unix.Fstat(int(low.Fd()), &parent); err != nil {
+		return err
+	}
+	if what, _ := r.layer.Journal.Last(); what == "" && parent.Mtim.Nano() >= r.layer.since {
+		c.Conflict = "was removed from the real folder since"
 	}
 	return nil
 }
 
 // folder compares a directory and what is in it.
-func (r *reader) folder(up, low *os.File, name string, c *Change, depth int) error {
-	opaque, _, err := mark(up, name, xattrOpaque)
+func (r *reader) folder(up, low *os.File, name string, c *Change, opaque bool, depth int) error {
+	own, _, err := mark(up, name, xattrOpaque)
 	if err != nil {
 		return err
 	}
@@ -216,7 +223,7 @@ func (r *reader) folder(up, low *os.File, name string, c *Change, depth int) err
 		}
 		defer lowDir.Close()
 	}
-	return r.dir(upDir, lowDir, c.Path, opaque == "y", depth+1)
+	return r.dir(upDir, lowDir, c.Path, opaque || own == "y", depth+1)
 }
 
 // deleted adds a deletion with all that goes with it.
