@@ -547,7 +547,7 @@ func (q *request) failed(ctx context.Context, err error, d capability.Decision, 
 		scrub.bytes(message)
 	}
 	reason := vocabulary.Reason{Code: CodeUpstream, Message: "the upstream did not answer: " + string(message), Rule: d.Reason.Rule}
-	status, late := http.StatusBadGateway, (*capability.Refusal)(nil)
+	status, late, quota := http.StatusBadGateway, (*capability.Refusal)(nil), (*dial.QuotaError)(nil)
 	switch cause := context.Cause(ctx); {
 	case q.h.revoked.Load() && d.Swap != nil:
 		status, reason = http.StatusForbidden, revoked(d.Reason.Rule)
@@ -561,6 +561,8 @@ func (q *request) failed(ctx context.Context, err error, d capability.Decision, 
 		status, reason.Code, reason.Message = http.StatusForbidden, CodeBadRequest, err.Error()
 	case errors.Is(err, errTooLong):
 		status, reason.Code, reason.Message = http.StatusRequestEntityTooLarge, CodeBadRequest, err.Error()
+	case errors.As(err, &quota):
+		status, reason = http.StatusForbidden, QuotaReason(quota)
 	case errors.Is(err, dial.ErrAddress):
 		status, reason.Code, reason.Message = http.StatusForbidden, CodeAddress, string(message)
 		reason.Remedy = "the operator's policy can say where the name really lives: upstreams: {" + q.dst.Host.String() + ": {connect: ip:port}}"
