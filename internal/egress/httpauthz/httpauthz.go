@@ -542,6 +542,10 @@ func (q *request) failed(ctx context.Context, err error, d capability.Decision, 
 	if q.r.Context().Err() != nil {
 		panic(http.ErrAbortHandler) // the client went away
 	}
+	if known := (*refusal)(nil); errors.As(err, &known) { // of the body, on its way
+		q.refuse(known)
+		return
+	}
 	message := []byte(err.Error())
 	if scrub != nil {
 		scrub.bytes(message)
