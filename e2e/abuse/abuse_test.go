@@ -71,13 +71,14 @@ func abuse(t *testing.T, l lane, abuser, other user) {
 	w := &watch{}
 	w.enter("quiet")
 	samples := readSamples(q, w)
+	q.atWork(t)
 	time.Sleep(l.quiet)
 
 	a := start(t, abuser, "loud", loudPolicy(loud, published), []string{"ANTHROPIC_API_KEY=sk-ant-api03-" + strings.Repeat("k", 95)},
 		append([]string{"attack", l.each.String(), l.together.String()}, strings.Fields(os.Getenv("BULKHEAD_ABUSE_ONLY"))...)...)
 	defer a.stop()
-	gateway := a.gateway(t)
 	readPhases(a, w)
+	gateway := a.gateway(t)
 	visitors := visit(published)
 	m := observe(t, a, gateway, w)
 	still := a.gateway(t)
@@ -115,10 +116,12 @@ func abuse(t *testing.T, l lane, abuser, other user) {
 	}
 	// The other one.
 	if f := got.failures(); len(f) > 0 {
-		t.Errorf("%d requests of the other session failed, the first: %s", len(f), f[0])
+		t.Errorf("%d requests of the other session failed, the first: %s; it said:\n%s", len(f), f[0], q.said())
 	}
-	if n := len(got.of("quiet")); n == 0 {
-		t.Error("the other session did nothing in the quiet time")
+	for _, phase := range []string{"quiet", "after"} {
+		if len(got.of(phase)) == 0 {
+			t.Errorf("the other session did nothing in the phase %q; it said:\n%s", phase, q.said())
+		}
 	}
 	ratio := report(t, w, got, m, log)
 	if l.ratio && ratio > latencyRatio {

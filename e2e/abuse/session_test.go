@@ -92,6 +92,7 @@ type session struct {
 	errors *safeBuffer
 	once   sync.Once
 	ended  chan struct{}
+	works  chan struct{} // closed at the first request that succeeded
 }
 
 // start runs the program in a session with this policy.
@@ -119,7 +120,7 @@ func start(t *testing.T, u user, name, policy string, env []string, args ...stri
 			}
 		}
 	}
-	s := &session{events: filepath.Join(home, "events.jsonl"), errors: &safeBuffer{}, ended: make(chan struct{})}
+	s := &session{events: filepath.Join(home, "events.jsonl"), errors: &safeBuffer{}, ended: make(chan struct{}), works: make(chan struct{})}
 	argv := u.command(append([]string{bulkhead(), "run", "--policy", file, "--workspace", ws, "--events", s.events, "--", filepath.Join(ws, "program")}, args...)...)
 	s.cmd = exec.Command(argv[0], argv[1:]...)
 	s.cmd.Dir, s.cmd.Stderr = ws, s.errors
@@ -158,6 +159,19 @@ func (s *session) end(t *testing.T) {
 	if code := s.cmd.ProcessState.ExitCode(); code != 0 {
 		t.Errorf("the session ended with %d; it said:\n%s", code, s.said())
 	}
+}
+
+// atWork waits until the measured session's requests succeed: what it did not
+// do before says nothing about the abused one.
+func (s *session) atWork(t *testing.T) {
+	t.Helper()
+	select {
+	case <-s.works:
+		return
+	case <-s.ended:
+	case <-time.After(patience):
+	}
+	t.Fatalf("the measured session does not get to work; it said:\n%s", s.said())
 }
 
 func (s *session) said() string { return s.errors.String() }

@@ -96,10 +96,12 @@ func readSamples(s *session, w *watch) <-chan samples {
 	result := make(chan samples, 1)
 	go func() {
 		got := samples{times: map[string][]time.Duration{}}
+		var began sync.Once
 		for s.out.Scan() {
 			phase := w.now()
 			what, rest, _ := strings.Cut(s.out.Text(), " ")
 			if us, err := strconv.Atoi(rest); what == "OK" && err == nil {
+				began.Do(func() { close(s.works) })
 				got.times[phase] = append(got.times[phase], time.Duration(us)*time.Microsecond)
 			} else {
 				got.bad = append(got.bad, phase+": "+s.out.Text())

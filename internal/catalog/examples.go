@@ -32,6 +32,10 @@ type Answer struct {
 	Request string // method and URL
 	Want    string
 	Got     string
+	// Asked is the request in the form that is judged, without the message on a
+	// WebSocket that an answer may be about.
+	Asked   Request
+	Message []byte
 }
 
 // OK reports that the service says what was expected.
@@ -63,11 +67,12 @@ func (s *Service) Examples(file string, data []byte) (*Examples, error) {
 		if e.line == "" {
 			return nil, fmt.Errorf("%s:%d: an answer without a request: METHOD URL stands above it", file, n+1)
 		}
-		got, err := e.ask(s, func(op string) { covered[op] = true })
+		r, err := e.request()
 		if err != nil {
 			return nil, fmt.Errorf("%s:%d: %v", file, n+1, err)
 		}
-		x.Answers = append(x.Answers, Answer{Line: n + 1, Request: e.line, Want: text, Got: got})
+		got := e.ask(s, r, func(op string) { covered[op] = true })
+		x.Answers = append(x.Answers, Answer{Line: n + 1, Request: e.line, Want: text, Got: got, Asked: r, Message: e.message})
 		e.asked = true
 	}
 	if len(x.Answers) == 0 {
@@ -167,11 +172,7 @@ func (e *example) request() (Request, error) {
 }
 
 // ask says what the request is, in the words of the file.
-func (e *example) ask(s *Service, covered func(op string)) (string, error) {
-	r, err := e.request()
-	if err != nil {
-		return "", err
-	}
+func (e *example) ask(s *Service, r Request, covered func(op string)) string {
 	op, resource, err := s.Identify(r)
 	contents := Contents{Uses: op.Uses, Credentials: op.Credentials}
 	if err == nil && e.message != nil {
@@ -180,13 +181,13 @@ func (e *example) ask(s *Service, covered func(op string)) (string, error) {
 	}
 	switch {
 	case errors.Is(err, ErrQuery):
-		return "! query", nil
+		return "! query"
 	case errors.Is(err, ErrUnknownOperation):
-		return "! unknown", nil
+		return "! unknown"
 	case errors.Is(err, ErrBadBody):
-		return "! body", nil
+		return "! body"
 	case err != nil:
-		return err.Error(), nil
+		return err.Error()
 	}
 	covered(op.Name)
 	got := "= " + op.Name
@@ -226,5 +227,5 @@ func (e *example) ask(s *Service, covered func(op string)) (string, error) {
 			got += " - " + name
 		}
 	}
-	return got, nil
+	return got
 }

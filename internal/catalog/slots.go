@@ -336,6 +336,7 @@ var tokenShapes = []struct {
 	{"ghp_", 30}, {"gho_", 30}, {"ghu_", 30}, {"ghs_", 30}, {"ghr_", 30}, {"github_pat_", 20}, {"glpat-", 16}, {"gldt-", 16},
 	{"npm_", 36}, {"pypi-AgEI", 16}, {"hf_", 30}, {"xoxb-", 16}, {"xoxp-", 16}, {"xapp-", 16}, {"AKIA", 16}, {"ASIA", 16},
 	{"AIza", 35}, {"ya29.", 16}, {"dop_v1_", 32}, {"shpat_", 32}, {"sntrys_", 16}, {"dckr_pat_", 16}, {"gsk_", 40}, {"xai-", 40},
+	{"sntryu_", 32}, {"lin_api_", 32}, {"glcbt-", 16}, {"xoxc-", 16}, {"xoxs-", 16}, {"xoxe-", 16}, {"dckr_oat_", 16}, {"GOCSPX-", 20}, {"sk_test_", 16}, {"pplx-", 40},
 }
 
 // shapesBy finds the shapes by their first byte.

@@ -27,6 +27,7 @@ import (
 
 	"github.com/bulkhead-dev/bulkhead/internal/capability"
 	"github.com/bulkhead-dev/bulkhead/internal/catalog"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/dial"
 	"github.com/bulkhead-dev/bulkhead/internal/egress/gitssh"
 	"github.com/bulkhead-dev/bulkhead/internal/egress/httpauthz"
 	"github.com/bulkhead-dev/bulkhead/internal/egress/wire"
@@ -72,9 +73,16 @@ type Upstream struct {
 
 // Limits of a gateway. Zero means the default.
 type Limits struct {
-	MaxFlows         int // connections of the sandbox at a time; default DefaultMaxFlows
-	httpauthz.Limits     // of requests
+	MaxFlows         int   // connections of the sandbox at a time; default DefaultMaxFlows
+	httpauthz.Limits       // of requests
+	Quota            Quota // of bytes
 }
+
+// Quota and Bound are the dialler's, for who configures a gateway.
+type (
+	Quota = dial.Quota
+	Bound = dial.Bound
+)
 
 // DefaultMaxFlows keeps the worst case of buffers (netstack.BufferMax in both
 // directions) within half a gigabyte.

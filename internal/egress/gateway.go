@@ -212,6 +212,7 @@ func newGateway(cfg Config, client wire.Client) (*gateway, error) {
 	if err != nil {
 		return nil, err
 	}
+	dc.Quota, dc.Spent = cfg.Limits.Quota, g.spent
 	g.dialer = dial.New(dc)
 	g.journal = newJournal(client.Record)
 	g.handler = &httpauthz.Handler{
@@ -333,14 +334,22 @@ func (g *gateway) opaque(c net.Conn, dst hostport.HostPort, d capability.Decisio
 	}
 	up, err := g.dialer.Opaque(context.Background(), d.Permit)
 	if err != nil {
-		code := httpauthz.CodeUpstream
-		if errors.Is(err, dial.ErrAddress) {
+		code, quota := httpauthz.CodeUpstream, (*dial.QuotaError)(nil)
+		switch {
+		case errors.Is(err, dial.ErrAddress):
 			code = httpauthz.CodeAddress
+		case errors.As(err, &quota):
+			code = httpauthz.CodeQuota
 		}
 		g.journal.deny(refusal("tcp.connect", dst.String(), code, err.Error()))
 		return
 	}
 	intercept.Splice(c, up)
+}
+
+// spent records that a bound of bytes was reached.
+func (g *gateway) spent(q *dial.QuotaError) {
+	g.journal.deny(v1.Event{Actor: "gateway", Action: "session.bytes", Resource: vocabulary.Resource(q.Host.String()), Reason: httpauthz.QuotaReason(q)})
 }
 
 func refusal(action vocabulary.Action, resource, code, message string) v1.Event {

@@ -2,6 +2,7 @@ package egress
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -143,6 +144,7 @@ type recorder struct {
 	events []v1.Event
 	broken bool
 	asked  int
+	secret string // realSecret if empty
 }
 
 func (r *recorder) Record(e v1.Event) error {
@@ -162,7 +164,7 @@ func (r *recorder) Credential(name string, _ vocabulary.Action, _ vocabulary.Res
 	if name != "key" {
 		return secret.Value{}, errors.New("no such credential")
 	}
-	return secret.New([]byte(realSecret)), nil
+	return secret.New([]byte(cmp.Or(r.secret, realSecret))), nil
 }
 
 func (r *recorder) with(code string) (out []v1.Event) {

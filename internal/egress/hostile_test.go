@@ -179,6 +179,9 @@ const ok = "HTTP/1.1 200 OK\r\n"
 func TestHostileHTTP1(t *testing.T) {
 	h := &hostile{}
 	r := startRelay(t, func(c *Config) { c.Limits.Quiet = 1500 * time.Millisecond }, &upstream{addr: h.listen(t, nil), names: []string{"plain.test"}})
+	h.set(func(conn net.Conn, _ *http2.Framer, _ uint32) { io.WriteString(conn, ok+"Content-Length: 2\r\n\r\nok") })
+	r.suffer("http://plain.test/").check(t, "before", "ok")
+	before := descriptors(r.gw.PID())
 	long := strings.Repeat("a", 300<<10)
 	for _, c := range []struct{ what, wants, answer string }{
 		{"nothing", "502", ""}, {"garbage", "502", "garbage\r\n\r\n"}, {"binary", "502", "\x00\x01\x02\x03\r\n\r\n"}, {"HTTP/2 preface", "502", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"}, {"TLS alert", "502", "\x15\x03\x01\x00\x02\x02\x28"},
@@ -244,6 +247,7 @@ func TestHostileHTTP1(t *testing.T) {
 	}
 	h.set(func(conn net.Conn, _ *http2.Framer, _ uint32) { io.WriteString(conn, ok+"Content-Length: 2\r\n\r\nok") })
 	r.suffer("http://plain.test/").check(t, "afterwards", "ok")
+	r.returnsTo(t, before)
 }
 
 // The same over HTTP/2.
@@ -256,6 +260,13 @@ func TestHostileHTTP2(t *testing.T) {
 		f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block(pairs...), EndHeaders: true, EndStream: end})
 	}
 	big := strings.Repeat("h", 5000)
+	fine := func(_ net.Conn, f *http2.Framer, id uint32) {
+		headers(f, id, false, ":status", "200")
+		f.WriteData(id, true, []byte("ok"))
+	}
+	h.set(fine)
+	r.suffer("https://other.test/").check(t, "before", "ok")
+	before := descriptors(r.gw.PID())
 	for _, c := range []struct {
 		what, wants string
 		answer      func(c net.Conn, f *http2.Framer, id uint32)
@@ -405,11 +416,9 @@ func TestHostileHTTP2(t *testing.T) {
 		}
 		o.check(t, c.what, c.wants)
 	}
-	h.set(func(_ net.Conn, f *http2.Framer, id uint32) {
-		headers(f, id, false, ":status", "200")
-		f.WriteData(id, true, []byte("ok"))
-	})
+	h.set(fine)
 	r.suffer("https://other.test/").check(t, "afterwards", "ok")
+	r.returnsTo(t, before)
 	if kb := memory(t, r.gw.PID()); kb > 96<<10 {
 		t.Errorf("the gateway took %d MiB", kb>>10)
 	} else {

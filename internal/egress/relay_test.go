@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -432,5 +433,44 @@ func TestEventFloodIsCounted(t *testing.T) {
 	}
 	if total != n || lines > n/2 {
 		t.Errorf("%d refusals were recorded as %d in %d lines", n, total, lines)
+	}
+}
+
+// Two sessions that go to one upstream at the same time, each as itself, share
+// no connection of it.
+func TestSessionsShareNoConnection(t *testing.T) {
+	var mu sync.Mutex
+	who := map[string]map[string]bool{}
+	up := serve(t, http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		if who[req.RemoteAddr] == nil {
+			who[req.RemoteAddr] = map[string]bool{}
+		}
+		who[req.RemoteAddr][req.Header.Get("Authorization")] = true
+	}), "api.test")
+	rigs := []*rig{startRelay(t, nil, up), startRelay(t, nil, up)}
+	rigs[1].rec.secret = "sk-real-of-the-other-session"
+	for range 20 {
+		for _, r := range rigs {
+			for _, h2 := range []bool{true, false} {
+				c := r.client()
+				c.Transport.(*http.Transport).ForceAttemptHTTP2 = h2
+				if resp, body := get(t, c, "https://api.test/", bearer(placeholder)); resp.StatusCode != 200 {
+					t.Fatal(resp.Status, body)
+				}
+				c.CloseIdleConnections()
+			}
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for conn, keys := range who {
+		if len(keys) != 1 {
+			t.Errorf("the connection from %s carried %v", conn, keys)
+		}
+	}
+	if len(who) < 2 || len(who) > 20 {
+		t.Errorf("%d connections for 80 requests: kept ones are to be used again, and by one session only", len(who))
 	}
 }

@@ -562,12 +562,12 @@ func (r *reader) limits(n *yaml.Node, l *Limits) {
 	if n == nil {
 		return
 	}
-	t, ok := r.table(n, "limits", "memory", "pids", "cpus", "wall")
+	t, ok := r.table(n, "limits", "memory", "pids", "cpus", "wall", "upload", "download", "upload-each", "download-each")
 	if !ok {
 		return
 	}
 	if n := t.get("memory"); n != nil && r.kind(n, yaml.ScalarNode, "memory") {
-		size, problem := parseSize(n.Value)
+		size, problem := parseMemory(n.Value)
 		r.report(n, problem)
 		l.Memory, l.Pos.Memory = size, r.pos(n)
 	}
@@ -589,5 +589,15 @@ func (r *reader) limits(n *yaml.Node, l *Limits) {
 		wall, problem := parseWall(n.Value)
 		r.report(n, problem)
 		l.Wall, l.Pos.Wall = wall, r.pos(n)
+	}
+	for _, b := range []struct {
+		key string
+		to  *At[int64]
+	}{{"upload", &l.Upload}, {"download", &l.Download}, {"upload-each", &l.UploadEach}, {"download-each", &l.DownloadEach}} {
+		if n := t.get(b.key); n != nil && r.kind(n, yaml.ScalarNode, b.key) {
+			size, problem := parseSize(n.Value)
+			r.report(n, problem)
+			*b.to = At[int64]{size, r.pos(n)}
+		}
 	}
 }

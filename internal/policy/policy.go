@@ -175,7 +175,9 @@ type Limits struct {
 	PIDs   int
 	CPUs   float64
 	Wall   time.Duration
-	Pos    LimitPositions
+	// Bytes to and from upstreams, in all and for each host.
+	Upload, Download, UploadEach, DownloadEach At[int64]
+	Pos                                        LimitPositions
 }
 
 // LimitPositions are the places of the limits.
@@ -217,7 +219,7 @@ func Default(p vocabulary.Profile) *Policy {
 		d.Limits.PIDs, d.Limits.Pos.PIDs = 4096, pos
 	default:
 		d.Profile, d.Isolation = vocabulary.Server, vocabulary.Container
-		d.Limits = Limits{2 << 30, 512, 2, time.Hour, LimitPositions{pos, pos, pos, pos}}
+		d.Limits = Limits{Memory: 2 << 30, PIDs: 512, CPUs: 2, Wall: time.Hour, Pos: LimitPositions{pos, pos, pos, pos}}
 		pass = []string{"LANG", "TZ"}
 	}
 	for _, name := range pass {

@@ -124,7 +124,7 @@ func TestDesignExample(t *testing.T) {
 		},
 		Credentials: []Credential{{Name: "claude", Env: "ANTHROPIC_API_KEY", Pos: at(21, 3)}},
 		Upstreams:   []Upstream{{Host: "api.anthropic.com", Connect: "127.0.0.1:9443", CA: "testdata/ca.pem", Pos: at(23, 3)}},
-		Limits:      Limits{2 << 30, 512, 2, time.Hour, LimitPositions{at(24, 18), at(24, 30), at(24, 41), at(24, 50)}},
+		Limits:      Limits{Memory: 2 << 30, PIDs: 512, CPUs: 2, Wall: time.Hour, Pos: LimitPositions{at(24, 18), at(24, 30), at(24, 41), at(24, 50)}},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)

@@ -165,10 +165,15 @@ func parseSize(s string) (int64, *problem) {
 	if err != nil || n > math.MaxInt64>>shift {
 		return 0, &problem{quoted(s) + " is too large", "at most 8388607TiB"}
 	}
-	if n<<shift < 16<<20 {
+	return n << shift, nil
+}
+
+func parseMemory(s string) (int64, *problem) {
+	n, p := parseSize(s)
+	if p == nil && n < 16<<20 {
 		return 0, &problem{quoted(s) + " is too small to start a program", "at least 16MiB"}
 	}
-	return n << shift, nil
+	return n, p
 }
 
 // sizeString is the shortest exact form of n.

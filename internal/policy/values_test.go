@@ -46,7 +46,7 @@ func TestExpandHome(t *testing.T) {
 }
 
 func TestSizesAndDurations(t *testing.T) {
-	for in, want := range map[string]int64{"2GiB": 2 << 30, "512MiB": 512 << 20, "16777217B": 16<<20 + 1, "1048576KiB": 1 << 30, "1TiB": 1 << 40, "8388607TiB": 8388607 << 40} {
+	for in, want := range map[string]int64{"2GiB": 2 << 30, "512MiB": 512 << 20, "16777217B": 16<<20 + 1, "1048576KiB": 1 << 30, "1TiB": 1 << 40, "8388607TiB": 8388607 << 40, "1B": 1, "15MiB": 15 << 20} {
 		got, p := parseSize(in)
 		if p != nil || got != want {
 			t.Errorf("%s: %d, %v", in, got, p)
@@ -56,7 +56,7 @@ func TestSizesAndDurations(t *testing.T) {
 		}
 	}
 	for _, in := range []string{"", "2", "2G", "2GB", "2gib", "02GiB", "-2GiB", "+2GiB", "2.5GiB", "2 GiB", "0GiB", "GiB", "8388608TiB", "9223372036854775808B", "1iB", "2GiBB", "15MiB", "٢GiB"} {
-		if got, p := parseSize(in); p == nil {
+		if got, p := parseMemory(in); p == nil {
 			t.Errorf("%q is accepted as %d", in, got)
 		}
 	}

@@ -76,6 +76,9 @@ type Config struct {
 	Nameservers []netip.AddrPort
 	Hosts       map[string][]netip.Addr // by canonical name
 	Own         []netip.Addr            // addresses of this host
+	Quota       Quota
+	// Spent is told once of each bound of Quota that is reached; it may be nil.
+	Spent func(*QuotaError)
 }
 
 // Reasons why there is no connection.
@@ -100,6 +103,7 @@ type Dialer struct {
 	plain     *http.Transport // for the others: HTTP/1.1
 	small     *exchanger      // for small ones of these
 	sessions  tls.ClientSessionCache
+	meter     *meter // nil: nothing is bounded
 }
 
 // New makes a Dialer. Without Roots no TLS upstream can be verified, and so
@@ -107,7 +111,7 @@ type Dialer struct {
 func New(cfg Config) *Dialer {
 	d := &Dialer{
 		cfg: cfg, own: map[netip.Addr]bool{},
-		sessions: tls.NewLRUClientSessionCache(64),
+		sessions: tls.NewLRUClientSessionCache(64), meter: newMeter(cfg.Quota, cfg.Spent),
 	}
 	for _, a := range cfg.Own {
 		d.own[a.Unmap().WithZone("")] = true
@@ -164,8 +168,9 @@ func (d *Dialer) RoundTrip(p *capability.Permit, req *http.Request) (*http.Respo
 		return nil, ErrNoPermit
 	}
 	ctx := context.WithValue(req.Context(), permitKey{}, p)
-	// A connection through a proxy cannot be asked whether it is still open.
-	if d.small.takes(req) && d.route(p.Host()).proxy == nil {
+	// A connection through a proxy, or one that is counted, cannot be asked
+	// whether it is still open.
+	if d.meter == nil && d.small.takes(req) && d.route(p.Host()).proxy == nil {
 		return d.small.roundTrip(req.WithContext(ctx), target{net.JoinHostPort(p.Host().String(), strconv.Itoa(int(p.Port()))), p.TLS()})
 	}
 	pool := d.plain
@@ -241,8 +246,19 @@ func (d *Dialer) secure(ctx context.Context, p *capability.Permit, conn net.Conn
 	return tc, nil // the transport has to see that it is TLS, and which protocol
 }
 
-// open resolves, judges and dials.
+// open resolves, judges and dials; what the connection carries counts.
 func (d *Dialer) open(ctx context.Context, p *capability.Permit) (net.Conn, error) {
+	if err := d.meter.left(p.Host()); err != nil {
+		return nil, err
+	}
+	conn, err := d.reachPermitted(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	return d.meter.over(conn, p.Host()), nil
+}
+
+func (d *Dialer) reachPermitted(ctx context.Context, p *capability.Permit) (net.Conn, error) {
 	switch r := d.route(p.Host()); {
 	case r.connect.IsValid():
 		return d.connect(ctx, r.connect)

@@ -27,7 +27,7 @@ type scripted struct {
 }
 
 // serveScript runs answer for each request; false ends the connection.
-func serveScript(t *testing.T, answer func(n int32, r *http.Request, c net.Conn) bool) *scripted {
+func serveScript(t testing.TB, answer func(n int32, r *http.Request, c net.Conn) bool) *scripted {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -334,4 +334,69 @@ func TestNothingIsLeftInBuffers(t *testing.T) {
 			t.Fatal("the credential is still there")
 		}
 	}
+}
+
+// What an upstream answers is read as net/http reads it, its interim answers left
+// out, and a connection is used again only if nothing of it is left: then the next
+// answer is that to the next request.
+func FuzzExchange(f *testing.F) {
+	const ok = "HTTP/1.1 200 OK\r\n"
+	for _, s := range []string{
+		ok + "Content-Length: 2\r\n\r\nok", ok + "Content-Length: 2\r\n\r\nok" + ok + "Content-Length: 6\r\n\r\nSECOND", ok + "Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", ok + "Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX: y\r\n\r\n" + ok,
+		ok + "\r\nuntil the end", ok + "Connection: close\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 204 No\r\n\r\n", "HTTP/1.1 304 No\r\nContent-Length: 5\r\n\r\n" + ok, "HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nTUNNEL",
+		"HTTP/1.1 100 Continue\r\n\r\n" + ok + "Content-Length: 2\r\n\r\nok", strings.Repeat("HTTP/1.1 103 Early\r\n\r\n", 7) + ok + "Content-Length: 0\r\n\r\n", ok + "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nx", ok + "Content-Length: 10\r\n\r\nshort", "", "HTTP", "\x15\x03\x03\x00\x02\x02\x28",
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if len(data) > 16<<10 {
+			return
+		}
+		const mark = "the answer to the second request"
+		wantStatus, wantBody, wantErr, whole := 0, "", error(nil), false
+		for in, n := bufio.NewReader(bytes.NewReader(data)), 0; wantErr == nil && n <= maxInterim; n++ {
+			var resp *http.Response
+			if resp, wantErr = http.ReadResponse(in, &http.Request{Method: "GET"}); wantErr != nil {
+				break
+			}
+			if resp.StatusCode == http.StatusSwitchingProtocols {
+				wantStatus = resp.StatusCode
+				break
+			}
+			if resp.StatusCode >= 200 {
+				var b []byte
+				b, wantErr = io.ReadAll(resp.Body)
+				wantStatus, wantBody = resp.StatusCode, string(b)
+				whole = wantErr == nil && !resp.Close
+				break
+			}
+		}
+		s := serveScript(t, func(n int32, r *http.Request, c net.Conn) bool {
+			if r.URL.Path == "/second" {
+				fmt.Fprintf(c, ok+"Content-Length: %d\r\n\r\n%s", len(mark), mark)
+				return true
+			}
+			c.Write(data)
+			return whole // the connection stays open, with what is left in it
+		})
+		x := s.exchanger()
+		defer x.closeIdle()
+		ask := func(path string) (status int, body string, err error) {
+			req, _ := http.NewRequest("GET", "http://up.test"+path, nil)
+			resp, err := x.roundTrip(req, s.target())
+			if err != nil {
+				return 0, "", err
+			}
+			defer resp.Body.Close()
+			b, err := io.ReadAll(resp.Body)
+			return resp.StatusCode, string(b), err
+		}
+		status, body, err := ask("/first")
+		if status != wantStatus || body != wantBody || status != 0 && (err == nil) != (wantErr == nil) {
+			t.Fatalf("%q: %d %q %v, net/http reads %d %q %v", data, status, body, err, wantStatus, wantBody, wantErr)
+		}
+		if status, body, err := ask("/second"); err != nil || status != 200 || body != mark {
+			t.Fatalf("%q: the second request was answered %d %q %v", data, status, body, err)
+		}
+	})
 }

@@ -44,6 +44,8 @@ func (q *request) body() (io.Reader, int64, error) {
 		}
 	}
 	switch {
+	case !need.Reads():
+		src = q.watch(src)
 	case need.Whole > 0:
 		return q.wholeBody(src, need.Whole)
 	case need.Head != nil:

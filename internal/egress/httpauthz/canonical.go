@@ -46,6 +46,7 @@ var overriding = []string{
 	"X-Http-Method-Override", "X-Http-Method", "X-Method-Override", "X-Original-Method",
 	"X-Original-Url", "X-Rewrite-Url", "X-Original-Uri", "X-Original-Host", "X-Host", "X-Forwarded-Uri", "X-Override-Url",
 	"X-Envoy-Original-Path", "X-Accel-Redirect", "X-Sendfile",
+	"X-Http-Host-Override", "X-Forwarded-Method", "X-Forwarded-Path", "X-Forwarded-Url", "X-Request-Uri", "X-Proxy-Url", "X-Original-Path", "X-Rewrite-Path", "X-Rewrite-Uri", "X-Waws-Unencoded-Url",
 }
 
 // hopByHop headers end here (RFC 9110 section 7.6.1), and those by which a
@@ -280,7 +281,7 @@ func decodeQuery(raw string) (url.Values, error) {
 		return nil, bad("the query is ambiguous: %v", err)
 	}
 	for key := range v {
-		if k := strings.ToLower(key); k == "_method" || k == "x-http-method-override" {
+		if overridesMethod(key) {
 			return nil, bad("the query overrides the method (%s)", clip(key))
 		}
 	}

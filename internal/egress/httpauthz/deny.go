@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bulkhead-dev/bulkhead/internal/egress/dial"
 	"github.com/bulkhead-dev/bulkhead/internal/egress/framing"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
@@ -32,7 +33,13 @@ const (
 	CodeEncoded         = "upstream-encoding"
 	CodeTruncated       = "upstream-truncated"
 	CodeMessage         = "message-refused"
+	CodeQuota           = "byte-limit"
 )
+
+// QuotaReason is the reason of what a bound of bytes ends.
+func QuotaReason(q *dial.QuotaError) vocabulary.Reason {
+	return vocabulary.Reason{Code: CodeQuota, Message: q.Error(), Rule: q.Bound.Pos, Remedy: "raise or remove limits." + q.Limit + ", and start another session"}
+}
 
 // DeniedHeader carries the reason's code; an upstream's own header of this name
 // never gets through.

@@ -542,12 +542,16 @@ func (q *request) failed(ctx context.Context, err error, d capability.Decision, 
 	if q.r.Context().Err() != nil {
 		panic(http.ErrAbortHandler) // the client went away
 	}
+	if known := (*refusal)(nil); errors.As(err, &known) { // of the body, on its way
+		q.refuse(known)
+		return
+	}
 	message := []byte(err.Error())
 	if scrub != nil {
 		scrub.bytes(message)
 	}
 	reason := vocabulary.Reason{Code: CodeUpstream, Message: "the upstream did not answer: " + string(message), Rule: d.Reason.Rule}
-	status, late := http.StatusBadGateway, (*capability.Refusal)(nil)
+	status, late, quota := http.StatusBadGateway, (*capability.Refusal)(nil), (*dial.QuotaError)(nil)
 	switch cause := context.Cause(ctx); {
 	case q.h.revoked.Load() && d.Swap != nil:
 		status, reason = http.StatusForbidden, revoked(d.Reason.Rule)
@@ -561,6 +565,8 @@ func (q *request) failed(ctx context.Context, err error, d capability.Decision, 
 		status, reason.Code, reason.Message = http.StatusForbidden, CodeBadRequest, err.Error()
 	case errors.Is(err, errTooLong):
 		status, reason.Code, reason.Message = http.StatusRequestEntityTooLarge, CodeBadRequest, err.Error()
+	case errors.As(err, &quota):
+		status, reason = http.StatusForbidden, QuotaReason(quota)
 	case errors.Is(err, dial.ErrAddress):
 		status, reason.Code, reason.Message = http.StatusForbidden, CodeAddress, string(message)
 		reason.Remedy = "the operator's policy can say where the name really lives: upstreams: {" + q.dst.Host.String() + ": {connect: ip:port}}"

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/bulkhead-dev/bulkhead/internal/capability"
 	"github.com/bulkhead-dev/bulkhead/internal/secret"
@@ -120,7 +121,7 @@ func (q *request) issue(resp *http.Response, body io.Reader, d capability.Decisi
 	}
 	a.Token = q.h.tokens.add(d.Issues, credential, real)
 	a.AccessToken = a.Token
-	if len(a.IssuedAt) > 40 {
+	if _, err := time.Parse(time.RFC3339Nano, a.IssuedAt); err != nil || len(a.IssuedAt) > 40 {
 		a.IssuedAt = ""
 	}
 	out, err := json.Marshal(a)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/bulkhead-dev/bulkhead/internal/capability"
 	"github.com/bulkhead-dev/bulkhead/internal/secret"
@@ -77,4 +78,35 @@ func TestTokensAreBounded(t *testing.T) {
 	if _, ok := k.issued("s", secret.New([]byte(first))); ok || len(k.list) != maxTokens {
 		t.Errorf("%d are kept", len(k.list))
 	}
+}
+
+// Whatever a token endpoint answers, what is passed on is an object of known
+// members: a stand-in, a number and a time, none of which can be the real token.
+func FuzzIssue(f *testing.F) {
+	for _, s := range []string{
+		`{"token":"real-token","access_token":"real-token","refresh_token":"x","expires_in":300,"issued_at":"2026-01-02T03:04:05Z"}`,
+		`{"access_token":"real-token"}`, `{"token":"real-token","issued_at":"real-token"}`, `{"TOKEN":"real-token","Token":"another-token"}`,
+		`{"token":"real-token","access_token":"another-token"}`, `{"token":"\u0072eal-token","expires_in":1e3}`, `[]`, `{"token":1}`, "",
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		h := &Handler{}
+		got, resp := issueOf(h, string(body), http.Header{"Link": {string(body)}, "Date": {"now"}})
+		if got == "" {
+			return
+		}
+		var a tokenAnswer
+		dec := json.NewDecoder(strings.NewReader(got))
+		dec.DisallowUnknownFields()
+		if err := dec.Decode(&a); err != nil || a.Token != a.AccessToken || !strings.HasPrefix(a.Token, standInPrefix) {
+			t.Fatalf("%q: %v", got, err)
+		}
+		if _, err := time.Parse(time.RFC3339Nano, a.IssuedAt); err != nil && a.IssuedAt != "" {
+			t.Fatalf("%q passes on what is no time", got)
+		}
+		if len(resp.Header["Link"]) > 0 || resp.Trailer != nil {
+			t.Fatalf("headers pass on: %v", resp.Header)
+		}
+	})
 }

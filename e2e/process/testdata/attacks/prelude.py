@@ -25,6 +25,8 @@ def control(id, what, f):
     except Exception as e:
         say(id, what, 'control', 'FAILED ' + repr(e))
 
+contexts = {} # loading the roots takes long
+
 def connect(host, port=443, sni=None, tls=True, alpn='http/1.1'):
     if PROXY:
         s = socket.create_connection(('127.0.0.1', 3128), 5)
@@ -39,10 +41,11 @@ def connect(host, port=443, sni=None, tls=True, alpn='http/1.1'):
         s = socket.create_connection((host, port), 5)
     s.settimeout(3)
     if not tls: return s
-    c = ssl.create_default_context(cafile=os.environ['SSL_CERT_FILE'])
-    c.check_hostname = False
-    c.set_alpn_protocols([alpn])
-    return c.wrap_socket(s, server_hostname=sni or host)
+    if alpn not in contexts:
+        contexts[alpn] = c = ssl.create_default_context(cafile=os.environ['SSL_CERT_FILE'])
+        c.check_hostname = False
+        c.set_alpn_protocols([alpn])
+    return contexts[alpn].wrap_socket(s, server_hostname=sni or host)
 
 def status(data, host='docs.example.com', **how):
     """Sends raw bytes; False unless a 2xx came back first."""
