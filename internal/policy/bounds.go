@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"path"
 	"slices"
 	"strings"
@@ -15,8 +17,9 @@ import (
 // as it is. Narrow applies it; the grants are judged act by act, by whoever
 // compiles the policy (Policy.Within).
 type Bounds struct {
-	File string // as positions name it
-	By   Author
+	File   string // as positions name it
+	By     Author
+	Digest string // of its bytes: "sha256:" and hex
 
 	Isolation At[vocabulary.Isolation] // at least; "" is not mentioned
 	Workspace At[vocabulary.MountMode] // at most; "" is not mentioned
@@ -97,7 +100,8 @@ func ParseAdministrator(file string, data []byte) (*Bounds, error) {
 
 func parseBounds(file string, data []byte, by Author, keys []string) (*Bounds, error) {
 	r := &reader{document: document{file: file}, limiting: by}
-	b := &Bounds{File: file, By: by}
+	sum := sha256.Sum256(data)
+	b := &Bounds{File: file, By: by, Digest: "sha256:" + hex.EncodeToString(sum[:])}
 	if root := r.root(data); root != nil {
 		r.bounds(root, b, keys)
 	}

@@ -104,12 +104,33 @@ func stricter(a, b vocabulary.MountMode) vocabulary.MountMode {
 	return b
 }
 
+// AllGrants are the policy's grants and those of the bounds that it is within.
+func (p *Policy) AllGrants() []Grant {
+	all := slices.Clone(p.Grants)
+	for _, b := range p.Within {
+		all = append(all, b.Grants.Items...)
+	}
+	return all
+}
+
 // AtLeast judges the isolation that a session really has.
 func (p *Policy) AtLeast(i vocabulary.Isolation) error {
 	for _, b := range p.Within {
 		if least := b.Isolation; least.Value != "" && weaker(i, least.Value) {
 			return vocabulary.Exitf(vocabulary.ExitNoIsolation, "the isolation here is %s; %s asks for %s at least\n  rule: %s\n  do:   install what it needs (see: bulkhead doctor), or %s", i, b.By, least.Value, least.Pos, b.Remedy())
 		}
+	}
+	return nil
+}
+
+// MayTrust judges a way of trusting a folder: by a digest that a command names,
+// or by a person who is asked.
+func (b *Bounds) MayTrust(byDigest bool) error {
+	switch {
+	case b.Trust.Value == TrustNever:
+		return vocabulary.Exitf(vocabulary.ExitRefused, "no project's configuration may be trusted on this machine\n  rule: %s\n  do:   %s", b.Trust.Pos, b.Remedy())
+	case b.Trust.Value == TrustAsk && byDigest:
+		return vocabulary.Exitf(vocabulary.ExitRefused, "a folder may only be trusted by a person who is asked, not by a digest on the command line\n  rule: %s\n  do:   bulkhead trust add DIR, on a terminal", b.Trust.Pos)
 	}
 	return nil
 }

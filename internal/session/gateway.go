@@ -202,7 +202,7 @@ func (s *session) gatewayConfig(ca truststore.CA, roots []byte) (egress.Config, 
 	}
 	c.SSH = s.ssh.config
 	for _, x := range s.opts.Services {
-		if slices.ContainsFunc(s.opts.Policy.Grants, func(g policy.Grant) bool { return g.Service == x.Name }) {
+		if slices.ContainsFunc(s.opts.Policy.AllGrants(), func(g policy.Grant) bool { return g.Service == x.Name }) {
 			c.Services = append(c.Services, x)
 		}
 	}
