@@ -29,6 +29,7 @@ type Bounds struct {
 	EnvPass    AtMost[At[string]]
 	Grants     AtMost[Grant] // without credentials; a service without operations is all of them
 	Publish    AtMost[Published]
+	Upstreams  AtMost[Upstream] // only the administrator's
 	Limits     Limits
 	Trust      At[TrustBy] // "" is not mentioned
 }
@@ -45,7 +46,7 @@ const (
 // Remedy says who could widen the bounds.
 func (b *Bounds) Remedy() string {
 	if b.By == ByAdministrator {
-		return "only the administrator of this machine can allow it, in " + b.File
+		return "ask the administrator of this machine to allow it in " + b.File
 	}
 	return "change " + b.File + " and trust the folder again"
 }
@@ -83,7 +84,7 @@ const (
 
 var (
 	projectKeys = []string{"version", "isolation", "workspace", "mounts", "env", "grants", "publish", "limits"}
-	adminKeys   = []string{"version", "isolation", "workspace", "workspaces", "mounts", "env", "grants", "publish", "limits", "trust"}
+	adminKeys   = []string{"version", "isolation", "workspace", "workspaces", "mounts", "env", "grants", "publish", "upstreams", "limits", "trust"}
 )
 
 // ParseProject reads the policy that a trusted project brings along. The error
@@ -164,6 +165,9 @@ func (r *reader) bounds(root *yaml.Node, b *Bounds, keys []string) {
 	}
 	if n := t.get("publish"); n != nil {
 		b.Publish = AtMost[Published]{r.pos(t.key("publish")), r.publish(n)}
+	}
+	if n := t.get("upstreams"); n != nil && slices.Contains(keys, "upstreams") {
+		b.Upstreams = AtMost[Upstream]{r.pos(t.key("upstreams")), r.upstreams(n)}
 	}
 	r.limits(t.get("limits"), &b.Limits)
 	if n := t.get("trust"); n != nil && slices.Contains(keys, "trust") {

@@ -52,6 +52,13 @@ func (b *Bounds) Describe() []string {
 		}
 		add("%s", "published ports: of yours only "+orNone(all))
 	}
+	if b.Upstreams.Given() {
+		var all []string
+		for _, u := range b.Upstreams.Items {
+			all = append(all, u.Host)
+		}
+		add("%s", "upstreams: of yours only "+orNone(all))
+	}
 	limit := func(pos vocabulary.Position, name, value string) {
 		if pos.File != "" {
 			add("%s: %s at most", name, value)

@@ -15,6 +15,8 @@ type Narrowing struct {
 	By   vocabulary.Position // the line that narrows
 	Of   vocabulary.Position // the line that is narrowed
 	What string              // such as "workspace mode is ro, not rw"
+	// Minor: a default is narrowed that nobody asked for by name.
+	Minor bool
 }
 
 // String is a line for a person.
@@ -41,7 +43,10 @@ func (b *Bounds) Narrow(p *Policy, at Places) (*Policy, error) {
 	out.Within = append(slices.Clone(p.Within), b)
 	out.Narrowed = slices.Clone(p.Narrowed)
 	note := func(by, of vocabulary.Position, format string, args ...any) {
-		out.Narrowed = append(out.Narrowed, Narrowing{by, of, fmt.Sprintf(format, args...)})
+		out.Narrowed = append(out.Narrowed, Narrowing{By: by, Of: of, What: fmt.Sprintf(format, args...)})
+	}
+	minor := func(by, of vocabulary.Position, format string, args ...any) {
+		out.Narrowed = append(out.Narrowed, Narrowing{by, of, fmt.Sprintf(format, args...), isDefault(of)})
 	}
 	if least := b.Isolation; least.Value != "" && weaker(p.Isolation, least.Value) {
 		note(least.Pos, p.IsolationPos, "isolation is %s, not %s", least.Value, p.Isolation)
@@ -57,7 +62,7 @@ func (b *Bounds) Narrow(p *Policy, at Places) (*Policy, error) {
 		out.EnvPass = kept(p.EnvPass, func(v At[string]) bool {
 			ok := slices.ContainsFunc(b.EnvPass.Items, func(have At[string]) bool { return have.Value == v.Value })
 			if !ok {
-				note(b.EnvPass.Pos, v.Pos, "%s is not passed", v.Value)
+				minor(b.EnvPass.Pos, v.Pos, "%s is not passed", v.Value)
 			}
 			return ok
 		})
@@ -69,8 +74,19 @@ func (b *Bounds) Narrow(p *Policy, at Places) (*Policy, error) {
 		}
 		return err == nil
 	})
-	b.narrowLimits(&out.Limits, p.IsolationPos, note)
+	b.narrowLimits(&out.Limits, Default(p.Profile).ProfilePos, minor)
+	for _, u := range p.Upstreams {
+		if b.Upstreams.Given() && !slices.ContainsFunc(b.Upstreams.Items, u.leadsLike) {
+			return nil, vocabulary.Exitf(vocabulary.ExitRefused, "the upstream of %s (%s) is not one that %s allows\n  rule: %s\n  do:   %s", quoted(u.Host), u.Pos, b.By, b.Upstreams.Pos, b.Remedy())
+		}
+	}
 	return &out, nil
+}
+
+// leadsLike reports whether two upstreams lead the same name to the same place.
+func (u Upstream) leadsLike(o Upstream) bool {
+	u.Pos, u.Credential, u.CredentialPos = o.Pos, o.Credential, o.CredentialPos
+	return u == o
 }
 
 func kept[T any](list []T, keep func(T) bool) []T {

@@ -186,7 +186,7 @@ func (v *view) tellNarrowed(b *policy.Bounds) {
 	for _, n := range v.opts.Policy.Narrowed {
 		switch {
 		case n.By.File != b.File:
-		case n.Of.Line == 0 && strings.HasPrefix(n.Of.File, "default:") || told == maxTold:
+		case n.Minor || told == maxTold:
 			more++
 		default:
 			told++
