@@ -208,10 +208,11 @@ func (d *Decision) join(of Decision, l *limit) {
 	reason := func(err error) error { return l.refusal(mine, err) }
 	if first, second := d.Filter, of.Filter; second != nil {
 		d.Filter = func(body io.Reader) io.Reader {
+			body = refusing{second(body), reason}
 			if first != nil {
 				body = first(body)
 			}
-			return refusing{second(body), reason}
+			return body
 		}
 	}
 	if d.WebSocket != nil && of.WebSocket != nil {
