@@ -250,7 +250,7 @@ func (b *Bounds) narrowMounts(p *Policy, at Places, note func(by, of vocabulary.
 }
 
 func (b *Bounds) refuse(what, real string, of, by vocabulary.Position) error {
-	return vocabulary.Exitf(vocabulary.ExitRefused, "%s %s (%s) is not allowed by %s\n  rule: %s\n  do:   %s", what, quoted(real), of, b.By, by, b.Remedy())
+	return vocabulary.Exitf(vocabulary.ExitRefused, "%s %s (%s) is not allowed by %s\n  rule: %s\n  do:   %s", what, strconv.Quote(real), of, b.By, by, b.Remedy())
 }
 
 // MayShow judges a folder that was opened, by its real path: the last word,

@@ -55,7 +55,7 @@ func checkBounds(b *policy.Bounds, cat *catalog.Catalog) error {
 func ProjectPolicy(s *trust.Scan, cat *catalog.Catalog) (*policy.Bounds, error) {
 	file := filepath.Join(s.Folder, projectPolicy)
 	refuse := func(what string) error {
-		return vocabulary.Exitf(vocabulary.ExitPolicyInvalid, "the project's policy %s %s\nnothing was started\nmend it, or run without what the project brings along: bulkhead run --trust no", trust.Show(file), what)
+		return vocabulary.Exitf(vocabulary.ExitPolicyInvalid, "the project's policy %s %s\nnothing was started\nmend it, or take the trust back: bulkhead trust remove %s", trust.Show(file), what, trust.Show(s.Folder))
 	}
 	for _, i := range s.Items {
 		switch i.Path {
