@@ -2,6 +2,7 @@ package policy
 
 import (
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -278,4 +279,25 @@ limits: {memory: 2GiB, pids: 100, cpus: 2, wall: 2h}
 			}
 		}
 	})
+}
+
+// TestDocumentedBounds keeps the examples of docs/policy.md honest.
+func TestDocumentedBounds(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/policy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for heading, read := range map[string]func(string, []byte) (*Bounds, error){
+		"\n### A project's policy\n": ParseProject, "\n## The administrator's policy\n": ParseAdministrator,
+	} {
+		_, rest, _ := strings.Cut(string(doc), heading)
+		_, rest, _ = strings.Cut(rest, "```\n")
+		text, _, ok := strings.Cut(rest, "```")
+		if !ok {
+			t.Fatalf("no example below %q", heading)
+		}
+		if _, err := read("docs/policy.md", []byte(text)); err != nil {
+			t.Errorf("%q: %v", heading, err)
+		}
+	}
 }
