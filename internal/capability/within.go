@@ -113,13 +113,13 @@ func (s *Set) connectWithin(hp hostport.HostPort, treat Treatment, d Decision, a
 	}
 	for _, l := range s.within {
 		t, of := l.Connect(hp)
-		if t == TreatRefuse {
-			return TreatRefuse, l.narrowed(d, of)
+		if t == treat || t == TreatOpaque {
+			continue
 		}
-		if t != treat && t != TreatOpaque {
+		if t != TreatRefuse {
 			of.Reason.Message = "it grants " + hp.String() + " as " + t.word() + ", not as " + treat.word()
-			return TreatRefuse, l.narrowed(d, of)
 		}
+		return TreatRefuse, l.narrowed(d, of)
 	}
 	return treat, d
 }

@@ -108,6 +108,8 @@ func TestAdministratorRefuses(t *testing.T) {
 		{"the line of the list", "workspace: {path: /srv/x}\n", "workspaces: [{path: ~/src}]\n", "rule: b.yaml:2:1", somewhere},
 		{"the line of the entry", "workspace: {path: /srv/x}\n", "workspaces: [{path: /srv}, {path: /srv/x, mode: none}]\n", "rule: b.yaml:2:28", somewhere},
 		{"what holds a place that is closed", "workspace: {path: /srv}\n", "workspaces: [{path: /srv}, {path: /srv/x/*/y, mode: none}]\n", "rule: b.yaml:2:28", somewhere},
+		{"a workspace behind a link", "workspace: {path: ~/src}\n", "workspaces: [{path: ~/src}]\n", `workspace "/secret"`,
+			Places{Home: "/home/erin", Account: "/home/erin", Real: links(map[string]string{"/home/erin/src": "/secret"})}},
 		{"a mount", "mounts: [{path: /etc/ssl}]\n", "mounts: [{path: /usr}]\n", `mount "/etc/ssl" (p.yaml:2:10)`, somewhere},
 		{"a link of the user's", "mounts: [{path: ~/ok}]\n", "mounts: [{path: /home/erin}]\n", `mount "/secret"`,
 			Places{Home: "/home/erin", Account: "/home/erin", Real: links(map[string]string{"/home/erin/ok": "/secret"})}},
