@@ -37,6 +37,8 @@ type Spec struct {
 	Rules []Rule `json:"rules"`
 	// Default is the policy as a whole: the position of "no rule matches".
 	Default vocabulary.Position `json:"default"`
+	// Within are limits: what they do not allow as well is refused.
+	Within []Within `json:"within,omitempty"`
 }
 
 // Rule is one grant. Exactly one of Service, HTTP, TCP, SSH and
@@ -73,7 +75,8 @@ type Rule struct {
 	Scheme string `json:"scheme,omitempty"`
 }
 
-// FromPolicy takes the grants out of a policy.
+// FromPolicy takes the grants out of a policy, and those of the bounds that it
+// stands within.
 func FromPolicy(p *policy.Policy) Spec {
 	spec := Spec{Default: vocabulary.Position{File: p.File}}
 	for _, g := range p.Grants {
@@ -81,6 +84,11 @@ func FromPolicy(p *policy.Policy) Spec {
 			Pos: g.Pos, Service: g.Service, Operations: values(g.Operations), Resources: values(g.Resources),
 			HTTP: g.HTTP, Methods: g.Methods, TCP: g.TCP, SSH: g.SSH, SSHKey: p.OverSSH(g), Credential: g.Credential, Header: g.Header, Scheme: g.Scheme,
 		})
+	}
+	for _, b := range p.Within {
+		if b.Grants.Given() {
+			spec.Within = append(spec.Within, fromBounds(b))
+		}
 	}
 	return spec
 }

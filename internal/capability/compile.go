@@ -22,6 +22,9 @@ type Set struct {
 	spec  Spec
 	cat   *catalog.Catalog
 	rules []*compiled
+	// within are limits; limits says that this is one.
+	within []*limit
+	limits bool
 	// exact holds all rules about a host that some rule names, wild the others by
 	// the end of their names, known what exact makes of each destination.
 	exact map[hostport.Host][]*compiled
@@ -33,6 +36,7 @@ type Set struct {
 type compiled struct {
 	Rule
 	id        cedar.PolicyID
+	limits    bool // it is a limit's
 	order     int
 	svc       *catalog.Service
 	ops       []string // canonical names
@@ -105,21 +109,28 @@ var neverGranted = []string{"CONNECT", "TRACE", "TRACK"}
 func Compile(spec Spec, cat *catalog.Catalog) (*Set, error) {
 	s := &Set{spec: spec, cat: cat}
 	var errs policy.ErrorList
-	for i, r := range spec.Rules {
-		c := &compiled{Rule: r, id: cedar.PolicyID(strconv.Itoa(i))}
-		before := len(errs)
-		c.check(cat, &errs)
-		if len(errs) == before {
+	s.compile(&errs)
+	for _, w := range spec.Within {
+		s.within = append(s.within, compileWithin(w, cat, &errs))
+	}
+	if err := errs.Err(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Set) compile(errs *policy.ErrorList) {
+	for i, r := range s.spec.Rules {
+		c := &compiled{Rule: r, id: cedar.PolicyID(strconv.Itoa(i)), limits: s.limits}
+		before := len(*errs)
+		c.check(s.cat, errs)
+		if len(*errs) == before {
 			c.build()
 			s.rules = append(s.rules, c)
 		}
 	}
-	conflicts(s.rules, &errs)
-	if err := errs.Err(); err != nil {
-		return nil, err
-	}
+	conflicts(s.rules, errs)
 	s.index()
-	return s, nil
 }
 
 // Attenuate returns a Set with the rules that keep says yes to, and no others.
@@ -127,7 +138,7 @@ func (s *Set) Attenuate(keep func(Rule) bool) *Set {
 	if s == nil {
 		return nil
 	}
-	n := &Set{cat: s.cat, spec: Spec{Default: s.spec.Default}}
+	n := &Set{cat: s.cat, spec: Spec{Default: s.spec.Default, Within: s.spec.Within}, within: s.within, limits: s.limits}
 	for _, c := range s.rules {
 		if keep(c.Rule) {
 			n.spec.Rules = append(n.spec.Rules, c.Rule)
@@ -143,7 +154,7 @@ func (s *Set) Spec() Spec {
 	if s == nil {
 		return Spec{}
 	}
-	return Spec{slices.Clone(s.spec.Rules), s.spec.Default}
+	return Spec{slices.Clone(s.spec.Rules), s.spec.Default, slices.Clone(s.spec.Within)}
 }
 
 func (c *compiled) check(cat *catalog.Catalog, errs *policy.ErrorList) {
@@ -217,7 +228,7 @@ func (c *compiled) checkService(cat *catalog.Catalog, add func(msg, hint string)
 			}
 		}
 		c.refs = c.refs || op.Refs
-		if op.NeedsResources && len(c.Resources) == 0 {
+		if op.NeedsResources && len(c.Resources) == 0 && !c.limits {
 			add(c.Service+" "+op.Name+" is only granted for named resources", "add resources: ["+example(op.ResourceTemplate)+"]")
 		}
 		for _, r := range c.Resources {
@@ -453,7 +464,7 @@ func (c *compiled) build() {
 		switch {
 		case c.refs && len(c.Resources) > 0:
 			p = p.When(refsCondition(c.Resources))
-		case c.refs:
+		case c.refs && !c.limits:
 			p = p.When(branchOrTag())
 		case len(c.Resources) > 0:
 			p = p.When(resourceCondition(c.Resources))

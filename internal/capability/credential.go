@@ -16,7 +16,10 @@ import (
 // where no text is expected. No body is ever changed, so a placeholder in a text
 // stays a placeholder, and agents do write their own environment into
 // conversations.
-func (q *question) credentials() {
+func (q *question) credentials(s *Set) {
+	if s.limits {
+		return // judged by the set that is limited
+	}
 	id := q.identity
 	slots := q.slots
 	if q.svc != nil && q.svc.Credential != nil {

@@ -82,7 +82,7 @@ func (s *Set) ResolveName(h hostport.Host) Decision {
 		return d
 	}
 	d.Verdict, d.Reason = vocabulary.Allow, granted(allowed[0], "the name is covered by a grant")
-	return d
+	return s.nameWithin(h, d, allowed)
 }
 
 // Connect says how a connection to the destination is carried. Only an opaque
@@ -118,7 +118,7 @@ func (s *Set) Connect(hp hostport.HostPort) (Treatment, Decision) {
 	if treat == TreatOpaque {
 		d.Permit = &Permit{host: hp.Host, port: hp.Port, opaque: true, rule: c.Pos}
 	}
-	return treat, d
+	return s.connectWithin(hp, treat, d, allowed)
 }
 
 func reachContext(h hostport.Host, port hostport.Port) types.Record {
@@ -165,7 +165,7 @@ func (s *Set) Body(r catalog.Request) catalog.Need {
 	if refused && !open {
 		return catalog.Need{None: true}
 	}
-	return need
+	return s.bodyWithin(r, need)
 }
 
 // EscapedSlash reports whether r.Path, with its escaped slashes as "%2F", is an
@@ -181,6 +181,10 @@ func (s *Set) Decide(r catalog.Request, id Identity) Decision { return s.decide(
 // decide with anyBody judges as if the body used no feature and the credential
 // were there, for Explain.
 func (s *Set) decide(r catalog.Request, id Identity, anyBody bool) Decision {
+	return s.requestWithin(r, s.decideAlone(r, id, anyBody), anyBody)
+}
+
+func (s *Set) decideAlone(r catalog.Request, id Identity, anyBody bool) Decision {
 	resource := requestResource(&r)
 	refuse := func(reason vocabulary.Reason) Decision {
 		return Decision{Action: "http.request", Resource: resource, Reason: reason}
@@ -265,7 +269,7 @@ func isMethod(m string) bool {
 func (s *Set) judge(g *group, r catalog.Request, name vocabulary.Resource, id Identity, anyBody bool) Decision {
 	q := &question{group: g, request: r, identity: id, action: "http.request", name: name}
 	if g.svc == nil {
-		q.credentials()
+		q.credentials(s)
 		allowed := ask(slice{rules: g.near(r.Path)}, actRequest, "", q.context(""))
 		if len(allowed) == 0 {
 			return s.explainDenial(q, nil)
@@ -274,7 +278,7 @@ func (s *Set) judge(g *group, r catalog.Request, name vocabulary.Resource, id Id
 	}
 	op, resource, err := g.svc.Match(&r)
 	if err != nil {
-		if q.credentials(); q.violation != "" {
+		if q.credentials(s); q.violation != "" {
 			return q.denyCredential()
 		}
 		if errors.Is(err, catalog.ErrQuery) {
@@ -293,7 +297,7 @@ func (s *Set) judge(g *group, r catalog.Request, name vocabulary.Resource, id Id
 			q.resource = q.contents.Resource
 		}
 	}
-	q.credentials()
+	q.credentials(s)
 	// An operation that only carries features is as granted as they are.
 	q.through = len(through) > 0 && (anyBody || bad != nil || slices.ContainsFunc(q.contents.Uses, func(u catalog.Use) bool { return q.carries(u.Operation) }))
 	allowed := ask(slice{rules: g.covering(op.Name, q.resource), through: through}, actOperation(g.svc.Name, op.Name), q.resource, q.context(q.resource))
@@ -306,7 +310,7 @@ func (s *Set) judge(g *group, r catalog.Request, name vocabulary.Resource, id Id
 	if use := s.firstDenied(q, q.contents.Uses); use != nil {
 		return s.explainDenial(q, use)
 	}
-	if op.CredentialRequired && q.presented == "" && !anyBody {
+	if op.CredentialRequired && q.presented == "" && !anyBody && !s.limits {
 		return q.denyMissing(allowed[0])
 	}
 	return s.allow(q, allowed[0])
@@ -443,7 +447,9 @@ func (r *Refusal) Error() string { return r.Reason.Message + " (" + r.Reason.Cod
 func (s *Set) later(q *question, contents catalog.Contents) error {
 	now := *q
 	now.contents, now.violation, now.culprit = contents, "", nil
-	now.bodyCredentials()
+	if !s.limits {
+		now.bodyCredentials()
+	}
 	if now.violation != "" {
 		return &Refusal{now.denyCredential().Reason}
 	}

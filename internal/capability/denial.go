@@ -64,7 +64,7 @@ func (c *compiled) coversResource(r string) bool {
 func (c *compiled) coversRef(r string) bool {
 	repository, ref, _ := strings.Cut(r, "@")
 	usual := ref == "" || strings.HasPrefix(ref, "refs/heads/") || strings.HasPrefix(ref, "refs/tags/")
-	return len(c.Resources) == 0 && usual || slices.ContainsFunc(c.Resources, func(have string) bool {
+	return len(c.Resources) == 0 && (usual || c.limits) || slices.ContainsFunc(c.Resources, func(have string) bool {
 		path, pattern, hasRef := strings.Cut(have, "@")
 		prefix, wild := strings.CutSuffix(path, "*")
 		return (path == repository || wild && strings.HasPrefix(repository, prefix)) && (!hasRef && usual || hasRef && (ref == "" || matchStar(pattern, ref)))

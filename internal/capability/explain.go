@@ -144,17 +144,16 @@ func (s *Set) explainRequest(method, rawURL string, u *url.URL, hp hostport.Host
 	}
 	x := Explanation{Decision: d}
 	broken := escaped != "" || malformed(&r) != "" && !s.EscapedSlash(r)
-	for _, c := range s.all() {
+	x.Rules = s.asked(func(c *compiled) Evaluated {
 		if broken {
-			x.Rules = append(x.Rules, Evaluated{Rule: c.Pos, Result: "not asked"})
-			continue
+			return Evaluated{Rule: c.Pos, Result: "not asked"}
 		}
 		e, note := c.evaluate(r)
-		x.Rules = append(x.Rules, e)
 		if note != "" && !slices.Contains(x.Notes, note) {
 			x.Notes = append(x.Notes, note)
 		}
-	}
+		return e
+	})
 	return x.local(hp.Host), nil
 }
 
@@ -188,9 +187,7 @@ func (s *Set) explainAddress(u *url.URL) Explanation {
 		Action: "tcp.connect", Resource: vocabulary.Resource(printable(u.Host)),
 		Reason: vocabulary.Reason{Code: CodeIPLiteral, Message: "a connection to an address; only names that a grant covers are reachable", Remedy: "use the name, and grant it"},
 	}}
-	for _, c := range s.all() {
-		x.Rules = append(x.Rules, Evaluated{Rule: c.Pos, Result: "not asked"})
-	}
+	x.Rules = s.asked(func(c *compiled) Evaluated { return Evaluated{Rule: c.Pos, Result: "not asked"} })
 	if a, err := netip.ParseAddr(u.Hostname()); err == nil && a.Unmap().IsLoopback() {
 		x.Notes = []string{ownLoopback}
 	}
@@ -209,22 +206,19 @@ func (x Explanation) local(h hostport.Host) Explanation {
 
 func (s *Set) explainName(h hostport.Host) Explanation {
 	x := Explanation{Decision: s.ResolveName(h)}
-	for _, c := range s.all() {
-		e := Evaluated{Rule: c.Pos, Result: "another host"}
+	x.Rules = s.asked(func(c *compiled) Evaluated {
 		if slices.ContainsFunc(c.endpoints, func(at endpoint) bool { return at.match(h) }) {
-			e.Matches, e.Result = true, "matches: the name gets an address inside"
+			return Evaluated{Rule: c.Pos, Matches: true, Result: "matches: the name gets an address inside"}
 		}
-		x.Rules = append(x.Rules, e)
-	}
+		return Evaluated{Rule: c.Pos, Result: anotherHost}
+	})
 	return x.local(h)
 }
 
 func (s *Set) explainConnect(hp hostport.HostPort) Explanation {
 	treat, d := s.Connect(hp)
 	x := Explanation{Decision: d}
-	for _, c := range s.all() {
-		x.Rules = append(x.Rules, c.evaluateConnect(hp))
-	}
+	x.Rules = s.asked(func(c *compiled) Evaluated { return c.evaluateConnect(hp) })
 	switch treat {
 	case TreatTLS, TreatHTTP:
 		x.Notes = append(x.Notes, "only requests over "+treat.word()+" pass; each is decided by itself")
@@ -242,7 +236,7 @@ func (s *Set) all() []*compiled {
 }
 
 func (c *compiled) evaluateConnect(hp hostport.HostPort) Evaluated {
-	e := Evaluated{Rule: c.Pos, Result: "another host"}
+	e := Evaluated{Rule: c.Pos, Result: anotherHost}
 	for _, at := range c.endpoints {
 		switch {
 		case !at.match(hp.Host):
@@ -259,7 +253,7 @@ func (c *compiled) evaluateConnect(hp hostport.HostPort) Evaluated {
 // evaluate compares part by part, with the catalogue's and the pattern's own
 // matching; TestExplainAgrees holds it to Cedar's answers.
 func (c *compiled) evaluate(r catalog.Request) (e Evaluated, note string) {
-	e = Evaluated{Rule: c.Pos, Result: "another host"}
+	e = Evaluated{Rule: c.Pos, Result: anotherHost}
 	if !slices.ContainsFunc(c.endpoints, func(at endpoint) bool { return at.match(r.Host) }) {
 		return e, ""
 	}

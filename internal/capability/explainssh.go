@@ -55,11 +55,11 @@ func (s *Set) explainSSH(method, target string) (x Explanation, ok bool, err err
 	}
 	x.Decision = d
 	matches := false
-	for _, c := range s.all() {
+	x.Rules = s.asked(func(c *compiled) Evaluated {
 		e := s.evaluateSSH(c, cmd)
-		matches = matches || e.Matches
-		x.Rules = append(x.Rules, e)
-	}
+		matches = matches || e.Matches && !c.limits
+		return e
+	})
 	if i := slices.IndexFunc(x.Rules, func(e Evaluated) bool { return e.Rule == d.Reason.Rule }); !matches && i >= 0 && d.Verdict == vocabulary.Allow {
 		x.Rules[i].Matches, x.Rules[i].Result = true, "matches, together with other rules"
 	}
@@ -131,7 +131,7 @@ func pushOf(ref string, deletes bool) []byte {
 
 // evaluateSSH asks about one rule alone what DecideSSH asks about all.
 func (s *Set) evaluateSSH(c *compiled, cmd SSHCommand) Evaluated {
-	e := Evaluated{Rule: c.Pos, Result: "another host"}
+	e := Evaluated{Rule: c.Pos, Result: anotherHost}
 	if !slices.ContainsFunc(c.endpoints, func(at endpoint) bool { return at.match(cmd.Host) }) {
 		return e
 	}

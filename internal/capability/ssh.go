@@ -89,7 +89,7 @@ func (c *compiled) checkSSH(add func(msg, hint string)) {
 		return
 	}
 	c.endpoints = []endpoint{{raw: p, port: target.Port, treat: TreatSSH, user: target.User}}
-	if len(c.Operations) == 0 || len(c.Resources) == 0 || c.Credential == "" {
+	if len(c.Operations) == 0 || len(c.Resources) == 0 || c.Credential == "" && !c.limits {
 		add("a grant for an SSH server names operations, resources and a credential", "as in operations: [fetch], resources: [team/repo]")
 	}
 	for _, op := range c.Operations {
@@ -162,7 +162,9 @@ func repositoryCondition(resources []string) ast.Node {
 
 // DecideSSH judges one git command: who runs it as, what it is, on which
 // repository, and with Head which refs it changes.
-func (s *Set) DecideSSH(cmd SSHCommand) SSHDecision {
+func (s *Set) DecideSSH(cmd SSHCommand) SSHDecision { return s.sshWithin(cmd, s.decideSSH(cmd)) }
+
+func (s *Set) decideSSH(cmd SSHCommand) SSHDecision {
 	d := SSHDecision{User: cmd.User, Path: cmd.Path}
 	name := sshName(cmd)
 	d.Action, d.Resource = "ssh.exec", vocabulary.Resource(printable(name))

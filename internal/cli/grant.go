@@ -41,11 +41,12 @@ what they do not. Without a service it explains every grant of the policy and it
 				}
 			}
 			if len(args) == 0 {
-				p, err := src.load()
+				p, err := src.effective()
 				if err != nil {
 					return err
 				}
-				if _, err := compile(p); err != nil {
+				set, err := compile(p)
+				if err != nil {
 					return err
 				}
 				if len(p.Grants) == 0 {
@@ -57,6 +58,11 @@ what they do not. Without a service it explains every grant of the policy and it
 							describe(&b, s, op)
 						}
 					})
+					for _, o := range set.Outside() {
+						if o.Rule == g.Pos {
+							fmt.Fprintf(&b, "  nothing of it passes: %s has no grant for it (%s)\n", o.Whose, o.By)
+						}
+					}
 				}
 			}
 			_, err = fmt.Fprint(cmd.OutOrStdout(), strings.TrimLeft(b.String(), "\n"))

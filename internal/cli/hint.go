@@ -27,21 +27,7 @@ func agentHint(p *policy.Policy, command string) string {
 	}
 	var grants []string
 	for _, g := range preset.Grants {
-		grants = append(grants, grantLine(g))
+		grants = append(grants, g.String())
 	}
 	return fmt.Sprintf("%s has no network in this session, and will not work without its model\nthe preset %s would grant: %s\nuse it: bulkhead run --preset %s -- %s", name, name, strings.Join(grants, "; "), name, command)
-}
-
-func grantLine(g policy.Grant) string {
-	switch {
-	case g.Service != "":
-		ops := make([]string, len(g.Operations))
-		for i, o := range g.Operations {
-			ops[i] = o.Value
-		}
-		return g.Service + " " + strings.Join(ops, ", ")
-	case g.HTTP != "":
-		return strings.Join(g.Methods, ",") + " " + g.HTTP
-	}
-	return "tcp " + g.TCP
 }

@@ -20,7 +20,7 @@ func (s *policySource) checked(args []string) (*policy.Policy, error) {
 	if len(args) == 1 {
 		s.file = args[0]
 	}
-	p, err := s.load()
+	p, err := s.effective()
 	if err != nil {
 		return nil, err
 	}
@@ -40,6 +40,9 @@ func policyCheck() *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "%s: valid, %d grants\n", p.File, len(p.Grants))
+			for _, n := range p.Narrowed {
+				fmt.Fprintln(cmd.ErrOrStderr(), n)
+			}
 			for _, g := range p.Grants {
 				if g.TCP != "" {
 					fmt.Fprintf(cmd.ErrOrStderr(), "%s: weak: nothing in tcp: %s can be inspected\n", g.Pos, g.TCP)
@@ -88,7 +91,7 @@ are not part of the question; where they decide as well, a note says so.`,
   bulkhead policy explain RESOLVE dns://docs.example.com`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := src.load()
+			p, err := src.effective()
 			if err != nil {
 				return err
 			}

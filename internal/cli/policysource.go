@@ -17,6 +17,7 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/broker/login"
 	"github.com/bulkhead-dev/bulkhead/internal/capability"
 	"github.com/bulkhead-dev/bulkhead/internal/policy"
+	"github.com/bulkhead-dev/bulkhead/internal/session"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
@@ -121,6 +122,20 @@ func (s *policySource) load() (*policy.Policy, error) {
 		}
 	}
 	return p, nil
+}
+
+// effective is load within the policies of the administrator and of a trusted
+// project, as a session in this folder would have it.
+func (s *policySource) effective() (*policy.Policy, error) {
+	p, err := s.load()
+	if err != nil {
+		return nil, err
+	}
+	cat, err := services()
+	if err != nil {
+		return nil, err
+	}
+	return session.Narrow(p, cat)
 }
 
 func (s *policySource) apply(p *policy.Policy) error {

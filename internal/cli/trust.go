@@ -96,6 +96,7 @@ func describeTrust(w io.Writer, s *trust.Scan, before *trust.Record) {
 			}
 		}
 	}
+	describeProjectPolicy(w, s)
 	judged := func(c policy.TrustClass) bool { return c != policy.TrustInstructs }
 	if before != nil && s.Judged() {
 		changes := trust.Compare(before.Items, s.Items, judged)
@@ -124,6 +125,28 @@ func describeTrust(w io.Writer, s *trust.Scan, before *trust.Record) {
 	}
 	if s.Judged() && s.Problem == "" {
 		fmt.Fprintf(w, "digest: %s\n", s.Digest())
+	}
+}
+
+// describeProjectPolicy says what the project's own policy would take away from
+// the user's.
+func describeProjectPolicy(w io.Writer, s *trust.Scan) {
+	cat, err := services()
+	var b *policy.Bounds
+	if err == nil {
+		b, err = session.ProjectPolicy(s, cat)
+	}
+	switch {
+	case err != nil:
+		fmt.Fprintln(w, "Its policy can't be used, and while it is trusted nothing runs here:")
+		for _, l := range strings.Split(err.Error(), "\n") {
+			fmt.Fprintf(w, "  %s\n", trust.Show(l))
+		}
+	case b != nil:
+		fmt.Fprintln(w, "Its policy would narrow yours:")
+		for _, l := range b.Describe() {
+			fmt.Fprintf(w, "  %s\n", trust.Show(l))
+		}
 	}
 }
 
@@ -193,6 +216,15 @@ that somebody has reviewed (bulkhead trust show), and trusts exactly that.`,
 			s, before, store, err := lookAt(args)
 			if err != nil {
 				return err
+			}
+			admin, err := session.Administrator()
+			if err != nil {
+				return err
+			}
+			if admin != nil {
+				if err := admin.MayTrust(yes); err != nil {
+					return err
+				}
 			}
 			switch {
 			case !s.Judged():

@@ -38,7 +38,8 @@ func ParsePreset(name string, data []byte) (*Preset, error) {
 // reader knows the grammar.
 type reader struct {
 	document
-	preset bool
+	preset   bool
+	limiting Author // whose bounds are read, or empty
 }
 
 // report adds a problem at a node, if there is one.
@@ -335,6 +336,14 @@ func (r *reader) grant(item *yaml.Node, t table) (Grant, bool) {
 		}
 	}
 	before := len(r.errs)
+	if r.limiting != "" {
+		for _, key := range []string{"credential", "header", "scheme"} {
+			if k := t.key(key); k != nil {
+				r.errorf(k, "remove it; what travels is what the limited policy says", "a grant of %s has no credential", r.limiting)
+				delete(t.entries, key)
+			}
+		}
+	}
 	if n := t.get("credential"); n != nil {
 		if v, ok := r.str(n, "credential"); ok {
 			g.Credential, g.CredentialPos = v.Value, v.Pos
@@ -361,7 +370,12 @@ func (r *reader) serviceGrant(item *yaml.Node, t table, g *Grant) {
 		}
 	}
 	if n := t.get("operations"); n == nil {
-		r.missing(item, t, "operations", "a grant for a service names no operations", "name them: operations: [...]")
+		switch {
+		case r.limiting == "":
+			r.missing(item, t, "operations", "a grant for a service names no operations", "name them: operations: [...]")
+		case t.get("resources") != nil:
+			r.errorf(t.key("resources"), "name them: operations: [...]", "resources without the operations that they are for")
+		}
 	} else {
 		g.Operations = r.someStrs(n, "operations", "name the operations or remove the grant", func(n *yaml.Node, v string) bool {
 			// A feature's name has its operation's in front: messages.mcp.

@@ -62,6 +62,11 @@ type Policy struct {
 	Upstreams   []Upstream
 	Publish     []Published
 	Limits      Limits
+
+	// Within are the bounds that Narrow has applied, Narrowed what they changed.
+	// What passes is what the policy and all of them grant.
+	Within   []*Bounds
+	Narrowed []Narrowing
 }
 
 // Published makes a port of the sandbox's loopback reachable on this host's

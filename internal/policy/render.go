@@ -67,7 +67,31 @@ func (p *Policy) YAML() []byte {
 		}
 	}
 	w.limits(p.Limits)
+	w.within(p)
 	return []byte(w.b.String())
+}
+
+// within says as comments what a policy cannot say of itself: what narrowed it,
+// and which grants have to agree with its own.
+func (w *writer) within(p *Policy) {
+	comment := func(text string) { w.line(0, "# "+printable(text), vocabulary.Position{}) }
+	for _, b := range p.Within {
+		comment("within " + string(b.By) + ", " + b.File)
+		for _, n := range p.Narrowed {
+			if n.By.File == b.File {
+				comment("  " + n.String())
+			}
+		}
+		if !b.Grants.Given() {
+			continue
+		}
+		comment("  " + origin(b.Grants.Pos) + ": of the grants above passes only what these grant as well:")
+		g := &writer{}
+		g.grants(b.Grants.Items)
+		for line := range strings.Lines(g.b.String()) {
+			comment("    " + strings.TrimSuffix(line, "\n"))
+		}
+	}
 }
 
 type writer struct{ b strings.Builder }
@@ -133,7 +157,9 @@ func (w *writer) grants(grants []Grant) {
 		switch {
 		case g.Service != "":
 			w.line(1, "- service: "+plain(g.Service), g.Pos)
-			w.line(2, "operations: "+flow(values(g.Operations)), none)
+			if len(g.Operations) > 0 {
+				w.line(2, "operations: "+flow(values(g.Operations)), none)
+			}
 			if len(g.Resources) > 0 {
 				w.line(2, "resources: "+flow(values(g.Resources)), none)
 			}

@@ -205,7 +205,7 @@ func (s *session) gatewayConfig(ca truststore.CA, roots []byte) (egress.Config, 
 	bound := func(b policy.At[int64]) egress.Bound { return egress.Bound{Bytes: b.Value, Pos: b.Pos} }
 	c.Limits.Quota = egress.Quota{Upload: bound(l.Upload), Download: bound(l.Download), UploadEach: bound(l.UploadEach), DownloadEach: bound(l.DownloadEach)}
 	for _, x := range s.opts.Services {
-		if slices.ContainsFunc(s.opts.Policy.Grants, func(g policy.Grant) bool { return g.Service == x.Name }) {
+		if slices.ContainsFunc(s.opts.Policy.AllGrants(), func(g policy.Grant) bool { return g.Service == x.Name }) {
 			c.Services = append(c.Services, x)
 		}
 	}

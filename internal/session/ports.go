@@ -150,6 +150,9 @@ func (s *session) publish(p publish.Port) error {
 			return fmt.Errorf("%d is not a port", n)
 		}
 	}
+	if err := s.mayPublish(p.Host, p.Inside); err != nil {
+		return err
+	}
 	if err := s.openPort(p); err != nil {
 		return vocabulary.Exitf(vocabulary.ExitRefused, "%v", err)
 	}

@@ -156,6 +156,7 @@ func (s *session) open(ctx context.Context) (err error) {
 	if s.view, err = look(s.opts, s.id); err != nil {
 		return err
 	}
+	s.opts.Policy = s.view.opts.Policy // as it was narrowed
 	if s.log, err = openLog(s.opts.Events, s.id, s.view.layout.Mounts); err != nil {
 		return err
 	}
@@ -189,11 +190,12 @@ func (s *session) open(ctx context.Context) (err error) {
 	if name := s.layer.name(); name != "" {
 		attrs["layer"] = name
 	}
+	s.boundsInForce(attrs)
 	if err := s.record(ActionStart, vocabulary.Resource(s.view.dir), attrs); err != nil {
 		return vocabulary.Exitf(vocabulary.ExitRefused, "%v\nnothing was started: a session that cannot be recorded does not run\nfree space, or name another file with --events", err)
 	}
 	s.recorded = true
-	if err := s.recordTrust(); err != nil {
+	if err := errors.Join(s.recordNarrowed(), s.recordTrust()); err != nil {
 		return err
 	}
 
@@ -375,31 +377,13 @@ func (s *session) info() Info {
 func describeGrants(p *policy.Policy) []string {
 	lines := make([]string, 0, len(p.Grants))
 	for _, g := range p.Grants {
-		var what string
-		switch {
-		case g.Service != "":
-			what = g.Service + " " + fmt.Sprint(values(g.Operations))
-			if len(g.Resources) > 0 {
-				what += " on " + fmt.Sprint(values(g.Resources))
-			}
-		case g.SSH != "":
-			what = "git over ssh " + g.SSH + " " + fmt.Sprint(values(g.Operations)) + " on " + fmt.Sprint(values(g.Resources))
-		case g.HTTP != "":
-			what = fmt.Sprint(g.Methods) + " " + g.HTTP
-		default:
-			what = "tcp " + g.TCP + " (weak: opaque bytes)"
+		what := g.String()
+		if g.TCP != "" {
+			what += " (weak: opaque bytes)"
 		}
 		lines = append(lines, what+"  ("+g.Pos.String()+")")
 	}
 	return lines
-}
-
-func values(list []policy.At[string]) []string {
-	out := make([]string, len(list))
-	for i, v := range list {
-		out[i] = v.Value
-	}
-	return out
 }
 
 // asExit gives an error without an exit code of its own the one given.

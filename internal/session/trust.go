@@ -65,6 +65,13 @@ func (v *view) believe(folder string) error {
 	}
 	v.belief.state = "none"
 	how := v.opts.Trust
+	by, err := v.mayTrust(how)
+	if err != nil {
+		return err
+	}
+	if by == policy.TrustNever {
+		how.Ask = nil
+	}
 	if how.Digest != "" && (now.Problem != "" || now.Digest() != how.Digest) {
 		return vocabulary.Exitf(vocabulary.ExitRefused, "%s is not at the content that --trust names, but at %s\nnothing was started\nsee what it is now: bulkhead trust show", trust.Show(folder), orProblem(now))
 	}
@@ -82,7 +89,7 @@ func (v *view) believe(folder string) error {
 	if !now.Judged() {
 		return nil
 	}
-	trusted := now.Problem == "" && (how.Digest != "" || before != nil && before.Digest == now.Digest())
+	trusted := by != policy.TrustNever && now.Problem == "" && (how.Digest != "" || before != nil && before.Digest == now.Digest())
 	if !trusted && now.Problem == "" && how.Ask != nil {
 		if trusted, err = how.Ask(now, before); err != nil {
 			return err
@@ -103,10 +110,25 @@ func (v *view) believe(folder string) error {
 	}
 	if trusted {
 		v.belief.state = "trusted"
-		return nil
+		v.project, err = ProjectPolicy(now, v.opts.Catalog)
+		return err
 	}
 	v.hide(now, before)
 	return nil
+}
+
+// mayTrust is how the administrator lets folders be trusted.
+func (v *view) mayTrust(how Trust) (policy.TrustBy, error) {
+	by := policy.TrustDigest
+	for _, b := range v.opts.Policy.Within {
+		if b.Trust.Value != "" {
+			by = b.Trust.Value
+			if err := b.MayTrust(how.Digest != ""); how.Digest != "" && err != nil {
+				return by, err
+			}
+		}
+	}
+	return by, nil
 }
 
 func orProblem(s *trust.Scan) string {
@@ -135,6 +157,8 @@ func (v *view) hide(now *trust.Scan, before *trust.Record) {
 	}
 	why := "this folder is not trusted"
 	switch {
+	case v.neverTrusted() != nil:
+		why = v.neverTrusted().Error()
 	case now.Problem != "":
 		why = "this folder can't be trusted (" + now.Problem + ")"
 	case before != nil:
@@ -149,7 +173,19 @@ func (v *view) hide(now *trust.Scan, before *trust.Record) {
 			v.notices = append(v.notices, why+": "+what+", such as "+example[class])
 		}
 	}
-	v.notices = append(v.notices, "to look at it and to trust it: bulkhead trust add "+trust.Show(now.Folder))
+	if v.neverTrusted() == nil {
+		v.notices = append(v.notices, "to look at it and to trust it: bulkhead trust add "+trust.Show(now.Folder))
+	}
+}
+
+// neverTrusted says why no folder can be trusted on this machine, or is nil.
+func (v *view) neverTrusted() error {
+	for _, b := range v.opts.Policy.Within {
+		if b.Trust.Value == policy.TrustNever {
+			return fmt.Errorf("no project's configuration is trusted here (%s)", b.Trust.Pos)
+		}
+	}
+	return nil
 }
 
 // recordTrust writes what was hidden, and which instructions are not those that

@@ -27,8 +27,10 @@ type view struct {
 	id        vocabulary.SessionID
 	who       person
 	cwd       string
+	isolation vocabulary.Isolation // that backend was chosen for
 	backend   sandbox.Backend
 	spec      capability.Spec
+	set       *capability.Set // of spec, without the logins
 	network   sandbox.NetworkKind
 	hostPorts []int // ports of this host's loopback that some grant covers
 	noTUN     error // why there is no TAP device
@@ -44,6 +46,7 @@ type view struct {
 	loginMounts []vocabulary.Mount
 	notices     []string
 	belief      belief // in the project's own configuration
+	project     *policy.Bounds
 }
 
 // look judges the policy against this host. Nothing is started, nothing is
@@ -57,18 +60,23 @@ func look(o Options, id vocabulary.SessionID) (v *view, err error) {
 	if v.cwd, err = os.Getwd(); err != nil {
 		return nil, vocabulary.Exitf(vocabulary.ExitRefused, "the current folder is gone: %v\ncd to a folder that exists", err)
 	}
-	if v.backend, err = backendFor(o.Policy); err != nil {
+	admin, err := Administrator()
+	if err != nil {
 		return nil, err
 	}
-	v.spec = capability.FromPolicy(o.Policy)
-	if _, err = capability.Compile(v.spec, o.Catalog); err != nil {
+	if admin != nil {
+		if err := v.narrow(admin); err != nil {
+			return nil, err
+		}
+	}
+	if err := v.settle(); err != nil {
 		return nil, err
 	}
 	v.network = sandbox.NetTAP
 	if v.noTUN = kernel.TUNUsable(); v.noTUN != nil {
 		v.network = sandbox.NetRelay
 	}
-	if v.hostPorts, err = hostPorts(o.Policy, v.network); err != nil {
+	if v.hostPorts, err = hostPorts(v.opts.Policy, v.network); err != nil {
 		return nil, err
 	}
 	if w, ok := v.backend.(warmer); ok {
@@ -81,6 +89,24 @@ func look(o Options, id vocabulary.SessionID) (v *view, err error) {
 		return nil, v.discard(asExit(vocabulary.ExitNoIsolation, err))
 	}
 	return v, nil
+}
+
+// settle chooses the backend and compiles the grants of the policy as it is now.
+func (v *view) settle() (err error) {
+	p := v.opts.Policy
+	if v.backend == nil || v.isolation != p.Isolation {
+		v.discard(nil)
+		if v.backend, err = backendFor(p); err != nil {
+			return err
+		}
+		v.isolation = p.Isolation
+	}
+	if err := p.AtLeast(v.backend.Isolation()); err != nil {
+		return err
+	}
+	v.spec = capability.FromPolicy(p)
+	v.set, err = capability.Compile(v.spec, v.opts.Catalog)
+	return err
 }
 
 // warmer is a backend that can start its own parts while the plan is made. They
@@ -139,16 +165,56 @@ type lists struct {
 	installed []string
 }
 
-// plan asks workspace for the mounts.
+// plan asks workspace for the mounts, and again once it is known what the
+// project's own configuration may do.
 func (v *view) plan() error {
+	req, err := v.request()
+	if err != nil {
+		return err
+	}
+	if v.layout, err = workspace.Plan(req); err != nil {
+		return err
+	}
+	dir := v.layout.Dir
+	if err := v.believe(dir); err != nil {
+		return err
+	}
+	if v.project != nil {
+		if err := v.narrow(v.project); err != nil {
+			return err
+		}
+		if err := v.settle(); err != nil {
+			return err
+		}
+		if req, err = v.request(); err != nil {
+			return err
+		}
+	}
+	v.tellGrants(v.set)
+	if req.Hidden = v.belief.hidden; len(req.Hidden) > 0 || v.project != nil {
+		if v.layout, err = workspace.Plan(req); err != nil {
+			return err
+		}
+		if v.layout.Dir != dir {
+			return vocabulary.Exitf(vocabulary.ExitRefused, "the workspace was exchanged while it was looked at; nothing was started")
+		}
+	}
+	v.dir, v.who.home = v.layout.Dir, v.layout.Home
+	v.notices = append(v.notices, v.layout.Warnings...)
+	return nil
+}
+
+// request is what the policy, as it is now, asks of package workspace.
+func (v *view) request() (workspace.Request, error) {
 	p := v.opts.Policy
 	lists, err := builtIn()
 	if err != nil {
-		return err
+		return workspace.Request{}, err
 	}
 	req := workspace.Request{
 		Home: v.who.home, Cwd: v.cwd, User: v.who.name, UID: v.who.uid, GID: v.who.gid,
 		Workspace: workspace.Folder{Path: p.Workspace.Path, Mode: p.Workspace.Mode, Pos: p.Workspace.Pos},
+		Permit:    v.mayShow,
 	}
 	if v.network == sandbox.NetTAP {
 		req.Nameserver = sandbox.LinkGateway4
@@ -156,14 +222,20 @@ func (v *view) plan() error {
 	for _, m := range p.Mounts {
 		req.Mounts = append(req.Mounts, workspace.Folder{Path: m.Path, Mode: m.Mode, Optional: m.Optional, Pos: m.Pos})
 	}
-	req.Secrets, req.Protected, req.Installed = lists.secrets, lists.protected, lists.installed
+	req.Secrets, req.Protected, req.Installed = slices.Clone(lists.secrets), lists.protected, lists.installed
 	if v.layerDir, err = v.layerPlace(); err != nil {
-		return err
+		return req, err
 	}
 	req.Layer = v.layerDir
+	for _, b := range p.Within {
+		for _, f := range b.None(places(v.who, v.cwd)) {
+			req.Secrets = append(req.Secrets, workspace.Secret{Path: f.Path, Reason: string(b.By) + ", " + f.Pos.String()})
+		}
+	}
 	if state, err := EventDir(); err == nil {
 		req.OwnState = append(req.OwnState, filepath.Dir(state))
 	}
+	req.OwnState = append(req.OwnState, filepath.Dir(administratorPath))
 	if v.opts.Config != "" {
 		req.OwnState = append(req.OwnState, v.opts.Config)
 	}
@@ -175,24 +247,7 @@ func (v *view) plan() error {
 	} else if !strings.Contains(p.File, ":") {
 		req.OwnFiles = append(req.OwnFiles, filepath.Join(v.cwd, p.File))
 	}
-	if v.layout, err = workspace.Plan(req); err != nil {
-		return err
-	}
-	if err := v.believe(v.layout.Dir); err != nil {
-		return err
-	}
-	if dir := v.layout.Dir; len(v.belief.hidden) > 0 {
-		req.Hidden = v.belief.hidden
-		if v.layout, err = workspace.Plan(req); err != nil {
-			return err
-		}
-		if v.layout.Dir != dir {
-			return vocabulary.Exitf(vocabulary.ExitRefused, "the workspace was exchanged while it was looked at; nothing was started")
-		}
-	}
-	v.dir, v.who.home = v.layout.Dir, v.layout.Home
-	v.notices = append(v.notices, v.layout.Warnings...)
-	return nil
+	return req, nil
 }
 
 // resolve makes a path of the policy absolute; "" stays "".

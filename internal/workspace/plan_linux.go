@@ -221,6 +221,9 @@ func (pl *planner) judge() error {
 	if err != nil {
 		return err
 	}
+	if err := pl.permit(pl.Workspace, p, true); err != nil {
+		return err
+	}
 	pl.out.Dir = p.path
 	put(p, name, pl.Workspace, true)
 	for _, f := range pl.Mounts {
@@ -232,6 +235,9 @@ func (pl *planner) judge() error {
 			return inStaged(f, ws)
 		}
 		if ok {
+			if err := pl.permit(f, p, false); err != nil {
+				return err
+			}
 			if err := put(p, name, f, false); err != nil {
 				return err
 			}
@@ -244,6 +250,13 @@ func (pl *planner) judge() error {
 		pl.spelling(n.name, "another name of a mounted folder")
 	}
 	return nil
+}
+
+func (pl *planner) permit(f Folder, p place, workspace bool) error {
+	if pl.Permit == nil {
+		return nil
+	}
+	return pl.Permit(f, p.path, workspace)
 }
 
 func (pl *planner) bind(f folder) {

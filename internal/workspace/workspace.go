@@ -95,6 +95,10 @@ type Request struct {
 	// binary): read-only wherever a writable mount shows them.
 	OwnFiles []string
 
+	// Permit, if not nil, has the last word on the workspace and each mount, by the
+	// real path that was opened.
+	Permit func(f Folder, real string, workspace bool) error
+
 	// Hidden are files and folders of the workspace that the sandbox sees empty
 	// and can't write.
 	Hidden []Hidden

@@ -615,3 +615,35 @@ func BenchmarkPlan(b *testing.B) {
 		})
 	}
 }
+
+// TestPermitHasTheLastWord: it is asked about what was opened, not about what
+// was written, and its no is the plan's.
+func TestPermitHasTheLastWord(t *testing.T) {
+	h := newHost(t)
+	behind := filepath.Join(h.home, "behind")
+	if err := errors.Join(os.Mkdir(behind, 0o755), os.Symlink(behind, filepath.Join(h.home, "link"))); err != nil {
+		t.Fatal(err)
+	}
+	var asked []string
+	r := h.request(Folder{Path: "~/link", Mode: vocabulary.ReadOnly})
+	r.Permit = func(f Folder, real string, workspace bool) error {
+		asked = append(asked, fmt.Sprint(real, " ", f.Mode, " ", workspace))
+		return nil
+	}
+	l := h.plan(r)
+	if want := []string{l.Dir + " rw true", behind + " ro false"}; !slices.Equal(asked, want) {
+		t.Errorf("asked about %q, want %q", asked, want)
+	}
+	for _, refused := range asked {
+		no := errors.New("no")
+		r.Permit = func(f Folder, real string, workspace bool) error {
+			if strings.HasPrefix(refused, real+" ") {
+				return no
+			}
+			return nil
+		}
+		if _, err := Plan(r); !errors.Is(err, no) {
+			t.Errorf("%s: %v", refused, err)
+		}
+	}
+}
