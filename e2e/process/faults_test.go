@@ -91,7 +91,10 @@ func part(name string, controller int, all map[int]task) int {
 	case "bwrap":
 		return under(warden, "bwrap")
 	case "guest":
-		return under(under(warden, "bwrap"), "bulkhead-guest")
+		if begun := under(under(warden, "bwrap"), "bulkhead-guest"); begun != 0 {
+			return begun
+		}
+		return under(under(warden, "bwrap"), "bulkhead-guest-confined")
 	}
 	return 0
 }
