@@ -26,7 +26,7 @@ const versionAge = 14 * 24 * time.Hour
 
 // versions keep what a session changes in the host's folders.
 type versions struct {
-	folders []versioned
+	folders []*versioned
 
 	mu     sync.Mutex
 	unkept int // changes in mode rw of which no version could be kept
@@ -36,8 +36,10 @@ type versions struct {
 type versioned struct {
 	path, dir string
 	root      *os.File
-	journal   *journal.Journal
 	noDelete  bool
+	// open makes the journal when it is needed first: most commands change nothing.
+	open func() (*journal.Journal, error)
+	made *journal.Journal
 }
 
 // openVersions makes a journal for the workspace, and for each folder in mode
@@ -47,7 +49,9 @@ func (s *session) openVersions() error {
 	if err != nil {
 		return err
 	}
-	forgetOldVersions(dir)
+	if len(s.view.layout.Writable) > 0 {
+		forgetOldVersions(dir)
+	}
 	for _, f := range s.view.layout.Writable {
 		noDelete := f.Mode == vocabulary.RWNoDelete
 		if !f.Workspace && !noDelete {
@@ -72,30 +76,48 @@ func (s *session) openJournal(dir string, f workspace.Writable, noDelete bool) e
 	if err != nil {
 		return err
 	}
-	v := versioned{path: f.Path, dir: filepath.Join(dir, string(m.Session)), root: root, noDelete: noDelete}
-	if v.journal, err = journal.Create(v.dir, m); err != nil {
-		root.Close()
-		_ = staged.Drop(v.dir)
-		return err
-	}
+	v := &versioned{path: f.Path, dir: filepath.Join(dir, string(m.Session)), root: root, noDelete: noDelete}
+	v.open = sync.OnceValues(func() (*journal.Journal, error) {
+		j, err := journal.Create(v.dir, m)
+		if err != nil {
+			_ = staged.Drop(v.dir)
+			return nil, err
+		}
+		v.made = j
+		return j, nil
+	})
 	s.versions.folders = append(s.versions.folders, v)
-	return nil
+	if noDelete { // without it nothing could be changed
+		_, err = v.open()
+	} else {
+		err = os.MkdirAll(dir, 0o700)
+	}
+	return err
 }
 
-// forgetOldVersions removes what rw sessions of long ago kept.
+// forgetOldVersions removes what rw sessions of long ago kept. Of the others it
+// reads nothing but whose they are.
 func forgetOldVersions(dir string) {
-	list, _ := staged.List(dir)
-	for _, k := range list {
-		if k.Problem == nil && k.Mode == vocabulary.ReadWrite && k.State != staged.Running && time.Since(k.Started) > versionAge {
-			_ = staged.Drop(k.Dir)
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		at := filepath.Join(dir, e.Name())
+		m, err := journal.ReadMeta(at)
+		if err != nil || m.Mode != vocabulary.ReadWrite || time.Since(m.Started) < versionAge {
+			continue
+		}
+		if j, err := journal.Read(at); err == nil {
+			running, err := j.Running()
+			j.Close()
+			if err == nil && !running {
+				_ = staged.Drop(at)
+			}
 		}
 	}
 }
 
 func (v *versions) find(path string) (*versioned, string) {
 	var best *versioned
-	for i := range v.folders {
-		f := &v.folders[i]
+	for _, f := range v.folders {
 		if strings.HasPrefix(path, strings.TrimSuffix(f.path, "/")+"/") && (best == nil || len(f.path) > len(best.path)) {
 			best = f
 		}
@@ -112,11 +134,13 @@ func (v *versions) keep(c sandbox.Change) error {
 	if f == nil {
 		return errors.New("not in a folder of which versions are kept")
 	}
-	var err error
-	if c.Tree {
-		err = f.journal.KeepTree(f.root, rel, c.Again)
-	} else {
-		_, err = f.journal.Keep(f.root, rel, c.Again)
+	j, err := f.open()
+	switch {
+	case err != nil:
+	case c.Tree:
+		err = j.KeepTree(f.root, rel, c.Again)
+	default:
+		_, err = j.Keep(f.root, rel, c.Again)
 	}
 	if err == nil || f.noDelete {
 		return err
@@ -127,13 +151,17 @@ func (v *versions) keep(c sandbox.Change) error {
 		v.why = err
 	}
 	v.mu.Unlock()
-	_, _ = f.journal.Note(f.root, rel)
+	if j != nil {
+		_, _ = j.Note(f.root, rel)
+	}
 	return nil
 }
 
 func (v *versions) made(path string) {
 	if f, rel := v.find(path); f != nil {
-		_, _ = f.journal.Absent(rel)
+		if j, err := f.open(); err == nil {
+			_, _ = j.Absent(rel)
+		}
 	}
 }
 
@@ -142,10 +170,15 @@ func (v *versions) made(path string) {
 func (s *session) closeVersions(ran bool) {
 	v := &s.versions
 	for _, f := range v.folders {
-		changed := len(f.journal.Versions())
-		err := f.journal.LeaveAll(f.root)
-		id := f.journal.Meta().Session
-		f.journal.Close()
+		j := f.made
+		if j == nil {
+			f.root.Close()
+			continue
+		}
+		changed := len(j.Versions())
+		err := j.LeaveAll(f.root)
+		id := j.Meta().Session
+		j.Close()
 		f.root.Close()
 		switch {
 		case changed == 0:
