@@ -78,6 +78,7 @@ func listenProgram() ([]bpf.RawInstruction, error) {
 	for _, name := range []string{"openat", "open"} {
 		on(name,
 			bpf.LoadAbsolute{Off: uint32(offsetArgs + 8*withFlags[name]), Size: 4},
+			bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: unix.O_PATH, SkipTrue: 2}, // the kernel then forgets the others
 			bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: openForWriting, SkipFalse: 1},
 			bpf.RetConstant{Val: unix.SECCOMP_RET_USER_NOTIF},
 			bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW})

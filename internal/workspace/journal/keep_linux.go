@@ -326,6 +326,9 @@ func (j *Journal) LeaveAll(root *os.File) error {
 		if errors.Is(err, unix.ELOOP) {
 			s, err = State{Kind: Absent}, nil // a folder on the way became a link
 		}
+		if errors.Is(err, unix.EACCES) {
+			continue // or is closed to its owner
+		}
 		if err == nil {
 			err = add(path, s)
 		}
@@ -341,6 +344,9 @@ func (j *Journal) LeaveAll(root *os.File) error {
 			}
 			return add(at, StateOf(st))
 		})
+		if errors.Is(err, unix.EACCES) {
+			continue // a folder closed to its owner: an undo will not find it as it was left
+		}
 		if err != nil {
 			return err
 		}

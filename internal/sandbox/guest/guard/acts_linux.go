@@ -17,9 +17,6 @@ func (t *task) open(dirfd, arg, flags int, mode uint64) verdict {
 		return failed(errno)
 	}
 	flags &^= unix.O_ASYNC
-	if flags&unix.O_PATH != 0 { // then the kernel looks at these only
-		flags &= unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	}
 	if flags&tmpfile != 0 {
 		return t.openNameless(p, flags, mode)
 	}
@@ -28,7 +25,7 @@ func (t *task) open(dirfd, arg, flags int, mode uint64) verdict {
 	}
 	follow := flags&unix.O_NOFOLLOW == 0 && flags&(unix.O_CREAT|unix.O_EXCL) != unix.O_CREAT|unix.O_EXCL
 	for range maxLinks {
-		if p.name == "" || p.name == "." || p.name == ".." || p.slash {
+		if p.isFolderItself() || p.slash {
 			return t.openFolder(p, flags)
 		}
 		v := t.openAt(p, flags, mode)
@@ -133,7 +130,7 @@ func (t *task) openKept(p place, flags int, mode uint32) verdict {
 func (t *task) hand(dir int, name string, flags int, mode uint32, asked int) verdict {
 	how := flags | unix.O_CLOEXEC | unix.O_NONBLOCK
 	fd, err := unix.Openat(dir, name, how, mode)
-	if asked&(unix.O_NONBLOCK|unix.O_PATH) == 0 {
+	if asked&unix.O_NONBLOCK == 0 {
 		switch err {
 		case nil:
 			status := flags & (unix.O_APPEND | unix.O_DIRECT | unix.O_NOATIME)

@@ -30,7 +30,7 @@ func (t *task) refuse(at, reason string) verdict {
 // place. It only looks. The caller holds mu.
 func (g *Guard) forbidden(p place, k kind) (reason string) {
 	f, rel := g.folder(p.path)
-	if f == nil || p.name == "." || p.name == ".." || p.name == "" {
+	if f == nil || p.isFolderItself() {
 		return ""
 	}
 	rel = append(slices.Clone(rel), p.name)

@@ -61,7 +61,7 @@ func (p *past) createdAt(at place) {
 // the session's own is part of that.
 func (p *past) begins(t *task, at place) {
 	f, _ := t.g.folder(at.path)
-	if f == nil || !f.Versions {
+	if f == nil || !f.Versions || at.isFolderItself() {
 		return
 	}
 	if st, err := look(at.dir, ""); err == nil && !p.isMade(st) {
@@ -97,7 +97,7 @@ func (p *past) beforeMove(t *task, at place) verdict { return p.keep(t, at, fals
 
 func (p *past) keep(t *task, at place, again, moves bool) verdict {
 	f, _ := t.g.folder(at.path)
-	if f == nil || !f.Versions {
+	if f == nil || !f.Versions || at.isFolderItself() {
 		return done()
 	}
 	st, err := look(at.dir, at.name)

@@ -76,7 +76,10 @@ func (t *task) text(arg int) (string, unix.Errno) {
 			return "", errno
 		}
 		if end := bytes.IndexByte(b, 0); end >= 0 {
-			return string(append(all, b[:end]...)), 0
+			if all = append(all, b[:end]...); len(all) >= pathMax {
+				break
+			}
+			return string(all), 0
 		}
 		if len(b) == 0 {
 			return "", unix.EFAULT
@@ -148,6 +151,10 @@ func (p place) at() string {
 	}
 	return p.name
 }
+
+// isFolderItself says that the name is none of an entry: the kernel has an error
+// for whoever would make, move or remove it.
+func (p place) isFolderItself() bool { return p.name == "" || p.name == "." || p.name == ".." }
 
 func (p place) full() string { return strings.TrimSuffix(p.path, "/") + "/" + p.name }
 
