@@ -518,10 +518,10 @@ func drop(cmd *cobra.Command, id string) error {
 	k, err := openKept(cmd, []string{id}, anyKept, "", false)
 	if err == nil {
 		defer k.close()
-	} else if _, serr := os.Lstat(all[i].Workspace); serr == nil {
-		return err
-	} else if all[i].Look(); all[i].State == staged.Running {
-		return err
+	} else if all[i].Look(); all[i].Problem == nil { // a damaged one is good for nothing else
+		if _, serr := os.Lstat(all[i].Workspace); serr == nil || all[i].State == staged.Running {
+			return err
+		}
 	}
 	return staged.Drop(all[i].Dir)
 }
