@@ -127,7 +127,23 @@ func openKept(cmd *cobra.Command, args []string, fits func(*staged.Kept) bool, w
 	if k.root, err = tree.OpenRoot(k.Workspace); err != nil {
 		return k, vocabulary.Exitf(vocabulary.ExitRefused, "the workspace of %s can't be opened: %v", k.Session, err)
 	}
-	looking = looking && k.State == staged.Running
+	err = k.open(false)
+	running := errors.Is(err, journal.ErrRunning)
+	if running && looking {
+		err = k.open(true)
+	} else if running {
+		return k, vocabulary.Exitf(vocabulary.ExitRefused, "%s: %v\nwait for its end, or stop it: bulkhead session stop %s", k.Session, err, k.Session)
+	}
+	if err != nil {
+		return k, err
+	}
+	if running {
+		return k, nil
+	}
+	return k, k.recover(cmd)
+}
+
+func (k *kept) open(looking bool) (err error) {
 	switch {
 	case k.Layer && looking:
 		k.layer, err = staged.Look(k.Dir)
@@ -138,19 +154,10 @@ func openKept(cmd *cobra.Command, args []string, fits func(*staged.Kept) bool, w
 	default:
 		k.j, err = journal.Open(k.Dir)
 	}
-	if errors.Is(err, journal.ErrRunning) {
-		return k, vocabulary.Exitf(vocabulary.ExitRefused, "%s: %v\nwait for its end, or stop it: bulkhead session stop %s", k.Session, err, k.Session)
-	}
-	if err != nil {
-		return k, err
-	}
 	if k.layer != nil {
 		k.j = k.layer.Journal
 	}
-	if looking {
-		return k, nil
-	}
-	return k, k.recover(cmd)
+	return err
 }
 
 // recover takes back what a crash left half done.
@@ -224,6 +231,9 @@ func workspaceList() *cobra.Command {
 			all, err := keptSessions()
 			if err != nil {
 				return err
+			}
+			for i := range all {
+				all[i].Look()
 			}
 			if asJSON {
 				type row struct {
@@ -508,8 +518,10 @@ func drop(cmd *cobra.Command, id string) error {
 	k, err := openKept(cmd, []string{id}, anyKept, "", false)
 	if err == nil {
 		defer k.close()
-	} else if _, serr := os.Lstat(all[i].Workspace); all[i].State == staged.Running || serr == nil {
-		return err
+	} else if all[i].Look(); all[i].Problem == nil { // a damaged one is good for nothing else
+		if _, serr := os.Lstat(all[i].Workspace); serr == nil || all[i].State == staged.Running {
+			return err
+		}
 	}
 	return staged.Drop(all[i].Dir)
 }

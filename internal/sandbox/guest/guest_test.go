@@ -40,6 +40,7 @@ func TestHostileSupervisor(t *testing.T) {
 		file  *os.File // with the last
 	}{
 		"ready twice":                 {say: []report{ready, ready}},
+		"ready with a device":         {say: []report{{Kind: kindReady, Devices: []uint64{1}}}},
 		"ready with a file":           {say: []report{ready}, file: file},
 		"a file for a listener":       {relay: 3128, say: []report{ready}, file: file},
 		"another listener":            {relay: 3128, say: []report{ready}, file: listener},

@@ -38,6 +38,9 @@ func TestRefusedMounts(t *testing.T) {
 		"link on the way":      {Kind: vocabulary.MaskDir, Target: "/ws/link"},
 		"link further up":      {Kind: vocabulary.MaskDir, Target: "/ws/link/x"},
 		"link without a name":  {Kind: vocabulary.Symlink, Target: "/x"},
+		"overlay elsewhere":    {Kind: vocabulary.Overlay, Source: "/srv", Target: "/x", Layer: "/layer"},
+		"overlay, no layer":    {Kind: vocabulary.Overlay, Source: "/srv", Target: "/srv"},
+		"overlay over proc":    {Kind: vocabulary.Overlay, Source: "/proc/sys", Target: "/proc/sys", Layer: "/layer"},
 		"set-uid bits unknown": {Kind: vocabulary.Tmpfs, Target: "/x", Perm: 0o10000},
 	} {
 		spec := sandbox.Spec{Mounts: []vocabulary.Mount{work, m}}

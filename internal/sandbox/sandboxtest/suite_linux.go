@@ -217,7 +217,7 @@ func Run(t *testing.T, b sandbox.Backend) {
 		name string
 		run  func(*testing.T, sandbox.Backend)
 	}{
-		{"Commands", testCommands}, {"Files", testFiles}, {"Terminal", testTerminal}, {"JobControl", testJobControl},
+		{"Commands", testCommands}, {"Files", testFiles}, {"Overlay", testOverlay}, {"Terminal", testTerminal}, {"JobControl", testJobControl},
 		{"Isolation", testIsolation}, {"Attacks", testAttacks}, {"Relay", testRelay}, {"Kill", testKill},
 		{"BadRequests", testBadRequests}, {"LimitPIDs", testLimitPIDs}, {"LimitMemory", testLimitMemory}, {"LimitCPUs", testLimitCPUs},
 	} {

@@ -509,6 +509,7 @@ func (j *Journal) takeBack(root *os.File, c *commit) (report Report, err error) 
 		return report, err
 	}
 	c.ended = typeBack
+	j.unsettle(c)
 	return report, j.removeFolder(root, c)
 }
 

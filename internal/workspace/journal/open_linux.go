@@ -343,9 +343,21 @@ func (j *Journal) replay(e entry) error {
 	default:
 		if c.ended = e.Type; e.Type == typeDone {
 			j.settle(c)
+		} else {
+			j.unsettle(c)
 		}
 	}
 	return nil
+}
+
+// unsettle notes that a commit was taken back: what it found stands there again,
+// as far as it is not somebody else's work.
+func (j *Journal) unsettle(c *commit) {
+	for _, s := range c.steps {
+		if list := j.byPath[s.path]; len(list) > 0 && !j.versions[list[len(list)-1]].Foreign {
+			j.left[s.path] = left{State: s.was}
+		}
+	}
 }
 
 // settle notes what a finished commit left. Of what an undo brought back, a later

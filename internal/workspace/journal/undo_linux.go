@@ -108,7 +108,10 @@ type undo struct {
 }
 
 func (u *undo) conflict(path, why string) {
-	u.conflicts = append(u.conflicts, Conflict{path, why})
+	c := Conflict{path, why}
+	if !slices.Contains(u.conflicts, c) { // met on its own, and in its folder
+		u.conflicts = append(u.conflicts, c)
+	}
 }
 
 const (
@@ -151,7 +154,7 @@ func (u *undo) path(p string) error {
 		return nil
 	}
 	c := u.j.changeTo(v)
-	c.Was, c.Forget = &now, own
+	c.Was, c.Forget, c.Foreign = &now, own, !own
 	if v.Kind != Absent || now.Kind != Dir {
 		if now.Kind == Dir && v.Kind != Dir {
 			if clean, err := u.clean(p, false); err != nil || !clean {

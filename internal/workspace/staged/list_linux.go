@@ -33,7 +33,8 @@ type Kept struct {
 	Problem error
 }
 
-// List returns what is kept in dir, the latest session first.
+// List returns what is kept in dir, the latest session first. Only Look finds out
+// more than whose it is.
 func List(dir string) ([]Kept, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -45,23 +46,24 @@ func List(dir string) ([]Kept, error) {
 		if err != nil {
 			continue
 		}
-		k := Kept{Dir: filepath.Join(dir, e.Name()), State: Ended}
+		k := Kept{Dir: filepath.Join(dir, e.Name())}
 		k.Session = id
 		if k.Meta, k.Problem = journal.ReadMeta(k.Dir); k.Problem == nil && k.Session != id {
 			k.Problem = fmt.Errorf("it is about %s", k.Session)
 		}
 		k.Session = id
-		if k.Problem == nil {
-			k.look()
-		}
+		k.Layer = Holds(k.Dir)
 		out = append(out, k)
 	}
 	slices.SortFunc(out, func(a, b Kept) int { return cmp.Or(b.Started.Compare(a.Started), cmp.Compare(a.Session, b.Session)) })
 	return out, nil
 }
 
-func (k *Kept) look() {
-	k.Layer = Holds(k.Dir)
+// Look sets State, Stored and, if something is wrong with it, Problem.
+func (k *Kept) Look() {
+	if k.State = Ended; k.Problem != nil {
+		return
+	}
 	j, err := journal.Read(k.Dir)
 	if err != nil {
 		k.Problem = err

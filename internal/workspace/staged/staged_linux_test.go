@@ -363,6 +363,9 @@ func TestListAndDrop(t *testing.T) {
 	states := func(want string) {
 		t.Helper()
 		list, err := List(dir)
+		if len(list) == 1 {
+			list[0].Look()
+		}
 		if err != nil || len(list) != 1 || list[0].Problem != nil || list[0].State != want || list[0].Workspace != d.ws {
 			t.Errorf("%+v %v", list, err)
 		}
@@ -379,8 +382,10 @@ func TestListAndDrop(t *testing.T) {
 	l.Close()
 	states(Applied)
 	d.must(os.WriteFile(filepath.Join(at, "log"), []byte("damaged\nand more\n"), 0o600))
-	if list, err := List(dir); err != nil || len(list) != 1 || list[0].Problem == nil {
-		t.Errorf("%+v %v", list, err)
+	kept, err := List(dir)
+	d.must(err)
+	if kept[0].Look(); kept[0].Problem == nil {
+		t.Errorf("%+v", kept)
 	}
 	d.must(os.Mkdir(filepath.Join(at, "work", "work"), 0))
 	d.must(Drop(at))
