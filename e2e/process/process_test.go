@@ -36,7 +36,7 @@ const (
 )
 
 // networkStories are those that depend on how the network is made.
-const networkStories = "^(no_network|http_grant|relay|ipv6|upstream_tls|streaming|credentials|login|login_keyring|revoke|git_ssh|localhost|packages|lang_.*|rule.*)$"
+const networkStories = "^(no_network|http_grant|relay|ipv6|upstream_tls|streaming|credentials|login|login_keyring|revoke|grpc|byte_limits|git_ssh|localhost|packages|lang_.*|rule.*)$"
 
 func TestMain(m *testing.M) {
 	if shared = os.Getenv(sharedEnv); shared != "" {

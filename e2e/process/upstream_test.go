@@ -53,6 +53,8 @@ const streamTime = 250 * time.Millisecond
 //	         (to echo64 in base64 and in hex, and in a header of the answer)
 //	/stream  with ten server-sent events, 100 ms apart
 //	/away    with a redirect to ?to=, without it to https://elsewhere.example/
+//	gRPC     with the messages of the call, three times with 100 ms between for
+//	         …/Many, and the credential that came as grpc-message
 //	else     with {"ok":true,"path":…}
 func cmdUpstream(ts *testscript.TestScript, neg bool, args []string) {
 	http1, ipv6 := len(args) > 0 && args[0] == "-http1", len(args) > 0 && args[0] == "-ipv6"
@@ -139,6 +141,17 @@ func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 			w.(http.Flusher).Flush()
 			time.Sleep(100 * time.Millisecond)
 		}
+	case strings.HasPrefix(req.Header.Get("Content-Type"), "application/grpc"):
+		// The messages of the call again, three times and apart for /Many.
+		w.Header().Set("Content-Type", "application/grpc")
+		w.Header().Set("Trailer", "Grpc-Status, Grpc-Message")
+		for i := 0; i == 0 || i < 3 && strings.HasSuffix(req.URL.Path, "/Many"); i++ {
+			io.WriteString(w, body)
+			w.(http.Flusher).Flush()
+			time.Sleep(100 * time.Millisecond)
+		}
+		w.Header().Set("Grpc-Status", "0")
+		w.Header().Set("Grpc-Message", req.Header.Get("Authorization"))
 	case strings.HasSuffix(req.URL.Path, "/away"):
 		to := req.URL.Query().Get("to")
 		if to == "" {

@@ -55,7 +55,7 @@ mounts:
   - {path: /data/in, mode: ro}
 env: {pass: [TERM, LANG]}
 publish: [3000, 4000]
-limits: {memory: 2GiB, pids: 100}
+limits: {memory: 2GiB, pids: 100, download: 2GiB}
 `
 	for _, c := range []struct {
 		name, bounds string
@@ -77,6 +77,7 @@ limits: {memory: 2GiB, pids: 100}
 		{"variables", "env: {pass: [LANG, SECRET]}\n", ByProject, []string{"    - LANG"}, []string{"    - TERM", "    - SECRET"}},
 		{"ports", "publish: [4000, 5000]\n", ByProject, []string{`- "4000:4000"`}, []string{`- "3000`, `- "5000`}},
 		{"limits", "limits: {memory: 1GiB, pids: 200, wall: 1h}\n", ByProject, []string{"memory: 1GiB  # from b.yaml:2", "pids: 100  # from p.yaml", "wall: 1h  # from b.yaml:2"}, nil},
+		{"limits of bytes", "limits: {upload: 1MiB, download: 3GiB, upload-each: 1KiB}\n", ByAdministrator, []string{"upload: 1MiB  # from b.yaml:2", "download: 2GiB  # from p.yaml", "upload-each: 1KiB  # from b.yaml:2", "limits.upload is 1MiB, not without a limit"}, []string{"download-each"}},
 	} {
 		p := userPolicy(t, user)
 		out, err := mustBounds(t, c.by, c.bounds).Narrow(p, somewhere)
@@ -223,6 +224,7 @@ func FuzzNarrow(f *testing.F) {
 		"version: 1\n", "version: 1\nisolation: vm\nworkspace: {mode: ro}\n",
 		"version: 1\nmounts: [{path: ~/go, mode: none}, {path: '/*/x', mode: rw}]\nenv: {pass: []}\n",
 		"version: 1\nlimits: {memory: 16MiB, pids: 1, cpus: 0.01, wall: 1s}\npublish: []\n",
+		"version: 1\nlimits: {upload: 1B, download: 1TiB, upload-each: 1KiB}\n",
 		"version: 1\ngrants: [{service: github}, {ssh: git@a.example.com, operations: [fetch], resources: [a/b]}, {tcp: a.example.com:1}]\n",
 		"version: 1\nworkspaces: [{path: /home, mode: staged}]\nupstreams: {}\ntrust: ask\n",
 	} {
@@ -234,7 +236,7 @@ mounts: [{path: ~/go, mode: rw}, {path: /data/in, mode: ro, optional: true}]
 env: {pass: [TERM, LANG], set: {A: b}}
 publish: [3000]
 grants: [{http: "https://docs.example.com/**"}]
-limits: {memory: 2GiB, pids: 100, cpus: 2, wall: 2h}
+limits: {memory: 2GiB, pids: 100, cpus: 2, wall: 2h, upload: 1GiB, download: 1GiB, upload-each: 1MiB, download-each: 1MiB}
 `
 	f.Fuzz(func(t *testing.T, text string) {
 		p, err := Parse("p.yaml", []byte(user))
@@ -272,6 +274,12 @@ limits: {memory: 2GiB, pids: 100, cpus: 2, wall: 2h}
 			l, was := out.Limits, p.Limits
 			if l.Memory > was.Memory || l.PIDs > was.PIDs || l.CPUs > was.CPUs || l.Wall > was.Wall || l.Memory == 0 || l.PIDs == 0 || l.CPUs == 0 || l.Wall == 0 {
 				t.Fatalf("limits widened: %+v", l)
+			}
+			before := was.bytes()
+			for i, b := range l.bytes() {
+				if b.of.Value == 0 || b.of.Value > before[i].of.Value {
+					t.Fatalf("limits.%s widened: %+v", b.key, l)
+				}
 			}
 			if !slices.EqualFunc(out.Grants, p.Grants, sameGrant) || len(out.Publish) > len(p.Publish) || len(out.EnvSet) != len(p.EnvSet) || len(out.Upstreams) != 0 || len(out.Credentials) != 0 {
 				t.Fatalf("something came from nowhere: %+v", out)

@@ -604,14 +604,11 @@ func (r *reader) limits(n *yaml.Node, l *Limits) {
 		r.report(n, problem)
 		l.Wall, l.Pos.Wall = wall, r.pos(n)
 	}
-	for _, b := range []struct {
-		key string
-		to  *At[int64]
-	}{{"upload", &l.Upload}, {"download", &l.Download}, {"upload-each", &l.UploadEach}, {"download-each", &l.DownloadEach}} {
+	for _, b := range l.bytes() {
 		if n := t.get(b.key); n != nil && r.kind(n, yaml.ScalarNode, b.key) {
 			size, problem := parseSize(n.Value)
 			r.report(n, problem)
-			*b.to = At[int64]{size, r.pos(n)}
+			*b.of = At[int64]{size, r.pos(n)}
 		}
 	}
 }

@@ -185,6 +185,16 @@ type Limits struct {
 	Pos                                        LimitPositions
 }
 
+// byteLimit is one of those on bytes, by its key.
+type byteLimit struct {
+	key string
+	of  *At[int64]
+}
+
+func (l *Limits) bytes() []byteLimit {
+	return []byteLimit{{"upload", &l.Upload}, {"download", &l.Download}, {"upload-each", &l.UploadEach}, {"download-each", &l.DownloadEach}}
+}
+
 // LimitPositions are the places of the limits.
 type LimitPositions struct{ Memory, PIDs, CPUs, Wall vocabulary.Position }
 

@@ -217,10 +217,7 @@ func (w *writer) limits(l Limits) {
 	add(l.PIDs != 0, "pids: "+strconv.Itoa(l.PIDs), l.Pos.PIDs)
 	add(l.CPUs != 0, "cpus: "+strconv.FormatFloat(l.CPUs, 'f', -1, 64), l.Pos.CPUs)
 	add(l.Wall != 0, "wall: "+wallString(l.Wall), l.Pos.Wall)
-	for _, b := range []struct {
-		key string
-		of  At[int64]
-	}{{"upload", l.Upload}, {"download", l.Download}, {"upload-each", l.UploadEach}, {"download-each", l.DownloadEach}} {
+	for _, b := range l.bytes() {
 		add(b.of.Value != 0, b.key+": "+sizeString(b.of.Value), b.of.Pos)
 	}
 	if len(lines) == 0 {
