@@ -191,7 +191,14 @@ func trustShow() *cobra.Command {
 				Problem string  `json:"problem,omitempty"`
 				Digest  string  `json:"digest"`
 				Places  []place `json:"places"`
-			}{s.Folder, s.Problem == "" && before != nil && before.Digest == s.Digest(), s.Judged(), s.Problem, s.Digest(), []place{}}
+				// What the project's own policy would narrow, in words.
+				Narrows []string `json:"narrows,omitempty"`
+			}{s.Folder, s.Problem == "" && before != nil && before.Digest == s.Digest(), s.Judged(), s.Problem, s.Digest(), []place{}, nil}
+			if cat, err := services(); err == nil {
+				if b, err := session.ProjectPolicy(s, cat); err == nil && b != nil {
+					out.Narrows = b.Describe()
+				}
+			}
 			for _, f := range s.Found {
 				out.Places = append(out.Places, place{f.Path, f.Listed.Class, f.Listed.Owner, f.Listed.Can})
 			}
