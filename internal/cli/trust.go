@@ -97,6 +97,12 @@ func describeTrust(w io.Writer, s *trust.Scan, before *trust.Record) {
 		}
 	}
 	describeProjectPolicy(w, s)
+	if words := trust.Words(s.Items); len(words) > 0 {
+		fmt.Fprintln(w, "In plain words:")
+		for _, l := range words {
+			fmt.Fprintf(w, "  %s\n", trust.Show(l))
+		}
+	}
 	judged := func(c policy.TrustClass) bool { return c != policy.TrustInstructs }
 	if before != nil && s.Judged() {
 		changes := trust.Compare(before.Items, s.Items, judged)
