@@ -20,7 +20,7 @@ func administratorProbe() (kernel.Probe, error) {
 	switch {
 	case err != nil:
 		p.Status, p.Found = kernel.Missing, err.Error()
-		p.Cost, p.Remedy = "nothing runs until it is mended", "as root: bulkhead policy check, and look at "+administrator.Path
+		p.Cost, p.Remedy = "nothing runs until it is mended", "bulkhead policy check --as administrator "+administrator.Path
 	case b != nil:
 		p.Found = b.File + " is in force: " + strings.Join(b.Describe(), "; ")
 	}

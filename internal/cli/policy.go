@@ -6,6 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/bulkhead-dev/bulkhead/internal/capability"
+	"github.com/bulkhead-dev/bulkhead/internal/catalog"
 	"github.com/bulkhead-dev/bulkhead/internal/policy"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
@@ -28,13 +30,47 @@ func (s *policySource) checked(args []string) (*policy.Policy, error) {
 	return p, err
 }
 
+// checkBounds checks a file as a policy that limits others, without applying it.
+func checkBounds(cmd *cobra.Command, as string, args []string) error {
+	read := map[string]func(string, []byte) (*policy.Bounds, error){"project": policy.ParseProject, "administrator": policy.ParseAdministrator}[as]
+	if read == nil || len(args) != 1 {
+		return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "--as is project or administrator, with a file: bulkhead policy check --as project .bulkhead/policy.yaml")
+	}
+	data, err := readBounded(args[0])
+	if err != nil {
+		return vocabulary.Exitf(vocabulary.ExitPolicyInvalid, "cannot read the policy: %v", err)
+	}
+	b, err := read(args[0], data)
+	if err != nil {
+		return err
+	}
+	cat := catalog.Default()
+	if b.By == policy.ByProject {
+		if cat, err = services(); err != nil {
+			return err
+		}
+	}
+	if _, err := capability.Compile(capability.FromPolicy(&policy.Policy{Within: []*policy.Bounds{b}}), cat); err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "%s: valid as %s; it limits:\n", b.File, b.By)
+	for _, l := range b.Describe() {
+		fmt.Fprintf(cmd.ErrOrStderr(), "  %s\n", l)
+	}
+	return nil
+}
+
 func policyCheck() *cobra.Command {
 	var src policySource
+	var as string
 	c := &cobra.Command{
 		Use:   "check [FILE]",
 		Short: "Check a policy and its presets; every error with its position",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if as != "" {
+				return checkBounds(cmd, as, args)
+			}
 			p, err := src.checked(args)
 			if err != nil {
 				return err
@@ -52,6 +88,7 @@ func policyCheck() *cobra.Command {
 		},
 	}
 	src.flags(c.Flags())
+	c.Flags().StringVar(&as, "as", "", "check the file as the policy of a `project` or of the administrator, which limit others")
 	return c
 }
 

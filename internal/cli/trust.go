@@ -97,6 +97,12 @@ func describeTrust(w io.Writer, s *trust.Scan, before *trust.Record) {
 		}
 	}
 	describeProjectPolicy(w, s)
+	if words := trust.Words(s.Items); len(words) > 0 {
+		fmt.Fprintln(w, "In plain words:")
+		for _, l := range words {
+			fmt.Fprintf(w, "  %s\n", trust.Show(l))
+		}
+	}
 	judged := func(c policy.TrustClass) bool { return c != policy.TrustInstructs }
 	if before != nil && s.Judged() {
 		changes := trust.Compare(before.Items, s.Items, judged)
@@ -191,7 +197,14 @@ func trustShow() *cobra.Command {
 				Problem string  `json:"problem,omitempty"`
 				Digest  string  `json:"digest"`
 				Places  []place `json:"places"`
-			}{s.Folder, s.Problem == "" && before != nil && before.Digest == s.Digest(), s.Judged(), s.Problem, s.Digest(), []place{}}
+				// What the project's own policy would narrow, in words.
+				Narrows []string `json:"narrows,omitempty"`
+			}{s.Folder, s.Problem == "" && before != nil && before.Digest == s.Digest(), s.Judged(), s.Problem, s.Digest(), []place{}, nil}
+			if cat, err := services(); err == nil {
+				if b, err := session.ProjectPolicy(s, cat); err == nil && b != nil {
+					out.Narrows = b.Describe()
+				}
+			}
 			for _, f := range s.Found {
 				out.Places = append(out.Places, place{f.Path, f.Listed.Class, f.Listed.Owner, f.Listed.Can})
 			}

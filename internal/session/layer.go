@@ -15,7 +15,10 @@ func WorkspaceDir() (string, error) {
 
 // layerPlace is where the layer of a staged workspace lies; "" without one.
 func (v *view) layerPlace() (string, error) {
-	if v.opts.Policy.Workspace.Mode != vocabulary.StagedWrites {
+	if w := v.opts.Policy.Workspace; w.Mode != vocabulary.StagedWrites {
+		if v.opts.Resume != "" {
+			return "", vocabulary.Exitf(vocabulary.ExitRefused, "the layer of %s can't be gone on with: the workspace is %s (%s)\nnothing was started\nsee what the layer holds: bulkhead workspace diff %s", v.opts.Resume, w.Mode, w.Pos, v.opts.Resume)
+		}
 		return "", nil
 	}
 	dir, err := WorkspaceDir()

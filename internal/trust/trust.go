@@ -18,7 +18,6 @@
 package trust
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -142,43 +141,6 @@ func Compare(before, after []Item, class func(policy.TrustClass) bool) []Change 
 		out = append(out, Change{p, "removed", o, nil})
 	}
 	slices.SortFunc(out, func(a, b Change) int { return strings.Compare(a.Path, b.Path) })
-	return out
-}
-
-// Lines are the lines of the change: removed ones with -, new ones with +. What
-// the two contents have in common at their beginnings and ends is left out.
-func (c Change) Lines() []string {
-	text := func(i *Item) [][]byte {
-		if i == nil || i.Kind != KindFile {
-			return nil
-		}
-		if len(i.Text) == 0 && i.Size > 0 {
-			return [][]byte{[]byte("(content not kept)")}
-		}
-		return bytes.Split(bytes.TrimSuffix(i.Text, []byte("\n")), []byte("\n"))
-	}
-	a, b := text(c.Old), text(c.New)
-	for len(a) > 0 && len(b) > 0 && bytes.Equal(a[0], b[0]) {
-		a, b = a[1:], b[1:]
-	}
-	for len(a) > 0 && len(b) > 0 && bytes.Equal(a[len(a)-1], b[len(b)-1]) {
-		a, b = a[:len(a)-1], b[:len(b)-1]
-	}
-	var out []string
-	if c.Old != nil && c.New != nil {
-		if c.Old.Link != c.New.Link {
-			out = append(out, "link to "+c.Old.Link, "link to "+c.New.Link)
-		}
-		if c.Old.Exec != c.New.Exec {
-			out = append(out, fmt.Sprintf("executable: %v, was %v", c.New.Exec, c.Old.Exec))
-		}
-	}
-	for _, l := range a {
-		out = append(out, "- "+string(l))
-	}
-	for _, l := range b {
-		out = append(out, "+ "+string(l))
-	}
 	return out
 }
 
