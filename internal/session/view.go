@@ -14,6 +14,7 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/kernel"
 	"github.com/bulkhead-dev/bulkhead/internal/policy"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/container"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/process"
 	"github.com/bulkhead-dev/bulkhead/internal/truststore"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
@@ -130,9 +131,11 @@ func backendFor(p *policy.Policy) (sandbox.Backend, error) {
 	switch p.Isolation {
 	case vocabulary.Process, vocabulary.Auto:
 		return &process.Backend{}, nil
+	case vocabulary.Container:
+		return &container.Backend{}, nil
 	}
 	return nil, vocabulary.Exitf(vocabulary.ExitNoIsolation,
-		"isolation %q (%s) is not part of this version; nothing was started\nthis version has: process\nask for it with --isolation process if an OS sandbox is enough here", p.Isolation, p.IsolationPos)
+		"isolation %q (%s) is not part of this version; nothing was started\nthis version has: process, container\nask for one of them: --isolation container", p.Isolation, p.IsolationPos)
 }
 
 // builtIn reads the built-in lists of secret and protected paths once. look
@@ -241,6 +244,13 @@ func (v *view) request() (workspace.Request, error) {
 	}
 	if self, err := childproc.Path(); err == nil {
 		req.OwnFiles = append(req.OwnFiles, self)
+	}
+	if c, ok := v.backend.(*container.Backend); ok {
+		runsc, err := c.Runtime()
+		if err != nil {
+			return req, err
+		}
+		req.OwnFiles = append(req.OwnFiles, runsc)
 	}
 	if filepath.IsAbs(p.File) {
 		req.OwnFiles = append(req.OwnFiles, p.File)
