@@ -81,12 +81,16 @@ func look(o Options, id vocabulary.SessionID) (v *view, err error) {
 		return nil, err
 	}
 	if w, ok := v.backend.(warmer); ok {
-		w.Warm(v.network, o.Policy.Workspace.Mode == vocabulary.StagedWrites)
+		w.Warm(v.network, v.opts.Policy.Workspace.Mode == vocabulary.StagedWrites)
 	}
 	if err := v.plan(); err != nil {
 		return nil, v.discard(err)
 	}
-	if err := v.backend.Check(v.sandboxSpec()); err != nil {
+	spec := v.sandboxSpec()
+	if len(v.layout.Writable) > 0 {
+		spec.Writes = &sandbox.Writes{} // which there will be rules for
+	}
+	if err := v.backend.Check(spec); err != nil {
 		return nil, v.discard(asExit(vocabulary.ExitNoIsolation, err))
 	}
 	return v, nil
@@ -101,6 +105,13 @@ func (v *view) settle() (err error) {
 			return err
 		}
 		v.isolation = p.Isolation
+	}
+	// A container's writes are not judged by name, so that it has no rw: what
+	// nobody asked to be written to the workspace itself is staged.
+	if w := p.Workspace; v.backend.Isolation() == vocabulary.Container && w.Mode == vocabulary.ReadWrite && !w.Named {
+		staged := *p
+		staged.Workspace.Mode = vocabulary.StagedWrites
+		v.opts.Policy, p = &staged, &staged
 	}
 	if err := p.AtLeast(v.backend.Isolation()); err != nil {
 		return err
