@@ -87,6 +87,7 @@ var callRules = []callRule{
 			"internal/cli":                            "reads a person's wishes",
 			"internal/session":                        "reads a person's wishes",
 			"internal/redteam os.Getenv":              "PATH of the uncontained run",
+			"internal/sandbox/container os.Getenv":    "PATH for bulkhead-runsc; only a file that root alone can replace is taken",
 			"internal/sandbox/process os.Getenv":      "PATH for bwrap; only a file that root alone can replace is taken",
 			"internal/truststore os.Getenv":           "JAVA_HOME: whose certificates to extend",
 			"internal/sandbox/sandboxtest os.Environ": "the conformance suite",
@@ -112,7 +113,8 @@ var callRules = []callRule{
 		allowed: map[string]string{
 			"internal/egress":              "the gateway, our own binary",
 			"internal/sandbox/guest":       "the commands of the sandbox, inside",
-			"internal/sandbox/warden":      "the warden, our own binary; bwrap",
+			"internal/sandbox/warden":      "the warden, our own binary; bwrap; the cradle, our own binary",
+			"internal/sandbox/container":   "the cradle becomes runsc",
 			"internal/sandbox/sandboxtest": "the conformance suite",
 			"internal/kernel":              "probes: our own binary, bwrap",
 			"internal/broker":              "credentials from a command that the user's policy names",

@@ -46,6 +46,7 @@ var places = map[string]layer{
 	"internal/kernel":    leaves,
 	"internal/seccomp":   leaves, // a filter, as data
 	"internal/archtest":  leaves,
+	"internal/door":      leaves, // connections by descriptor: the sandbox's end and the gateway's
 
 	"internal/session": wiring,
 	"internal/server":  service,
@@ -118,9 +119,10 @@ var ranks = map[string]int{
 	"internal/sandbox/guest/guard":       1,
 	"internal/sandbox/guest":             2,
 	"internal/sandbox/warden":            2,
-	"internal/sandbox/process":           3, // backends do not know each other
-	"internal/sandbox/container":         3,
-	"internal/sandbox/vm":                3,
+	"internal/sandbox/instance":          3,
+	"internal/sandbox/process":           4, // backends do not know each other
+	"internal/sandbox/container":         4,
+	"internal/sandbox/vm":                4,
 	"internal/sandbox/sandboxtest":       1, // knows the contract, no backend
 	"internal/workspace/tree":            0, // handles only
 	"internal/workspace/journal":         1,

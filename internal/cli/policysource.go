@@ -154,15 +154,15 @@ func (s *policySource) apply(p *policy.Policy) error {
 		p.Isolation = isolation
 	}
 	if s.workspace != "" {
-		dir, mode := s.workspace, vocabulary.ReadWrite
+		dir, mode, named := s.workspace, vocabulary.ReadWrite, false
 		if i := strings.LastIndexByte(dir, ':'); i >= 0 {
 			m, err := vocabulary.ParseMountMode(dir[i+1:])
 			if err != nil {
 				return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "--workspace: %v\nfor a folder with a colon in its name, add the mode: --workspace %s:rw", err, dir)
 			}
-			dir, mode = dir[:i], m
+			dir, mode, named = dir[:i], m, true
 		}
-		p.Workspace = policy.Workspace{Path: dir, Mode: mode, Pos: vocabulary.Position{File: "--workspace"}}
+		p.Workspace = policy.Workspace{Path: dir, Mode: mode, Named: named, Pos: vocabulary.Position{File: "--workspace"}}
 	}
 	for _, text := range s.publish {
 		port, err := policy.ParsePublished(text)

@@ -16,6 +16,7 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/capability"
 	"github.com/bulkhead-dev/bulkhead/internal/catalog"
 	"github.com/bulkhead-dev/bulkhead/internal/childproc"
+	"github.com/bulkhead-dev/bulkhead/internal/door"
 	"github.com/bulkhead-dev/bulkhead/internal/egress/confine"
 	"github.com/bulkhead-dev/bulkhead/internal/egress/dial"
 	"github.com/bulkhead-dev/bulkhead/internal/egress/gitssh"
@@ -129,7 +130,7 @@ func (c *child) attach(file *os.File) error {
 	case c.network == sandbox.NetTAP:
 		return c.gateway.tap(file)
 	case c.network == sandbox.NetRelay:
-		l, err := net.FileListener(file)
+		l, err := door.Listener(file)
 		file.Close()
 		if err != nil {
 			return fmt.Errorf("gateway: the relay's listener: %w", err)
@@ -154,7 +155,7 @@ func (c *child) listen(body json.RawMessage, file *os.File) error {
 	if err := json.Unmarshal(body, &req); err != nil {
 		return fmt.Errorf("gateway: listener: %w", err)
 	}
-	l, err := net.FileListener(file)
+	l, err := door.Listener(file)
 	if err != nil {
 		return fmt.Errorf("gateway: the listener for port %d: %w", req.Port, err)
 	}

@@ -212,7 +212,7 @@ func (r *reader) workspace(n, key *yaml.Node, w *Workspace) {
 	}
 	if n := t.get("mode"); n != nil {
 		if m, ok := r.mode(n, true); ok {
-			w.Mode = m
+			w.Mode, w.Named = m, true
 		}
 	}
 }

@@ -81,7 +81,10 @@ type Published struct {
 type Workspace struct {
 	Path string
 	Mode vocabulary.MountMode
-	Pos  vocabulary.Position
+	// Named: somebody asked for this mode. Otherwise it is the default, which is
+	// staged where the isolation has no rw.
+	Named bool
+	Pos   vocabulary.Position
 }
 
 // Mount shows one path of the host, at the same path, inside. Path as in

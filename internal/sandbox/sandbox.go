@@ -136,7 +136,22 @@ type Command struct {
 	Stdio [3]*os.File
 }
 
-// Listener is a listening socket on the sandbox's loopback.
+// Modes are the settings of a terminal: the fields of Linux's struct termios.
+type Modes struct {
+	Iflag, Oflag, Cflag, Lflag uint32
+	Cc                         [19]uint8
+}
+
+// Line is what a pseudo-terminal has beside its bytes.
+type Line interface {
+	// Resize sets its size; the foreground job gets SIGWINCH if that is new.
+	Resize(rows, cols uint16) error
+	Modes() (Modes, error)
+	SetModes(Modes) error
+}
+
+// Listener is a listening socket on the sandbox's loopback. Where the kernel
+// that listens is not the host's, File is a door instead: see package door.
 type Listener struct {
 	Port int
 	File *os.File
@@ -145,7 +160,8 @@ type Listener struct {
 // Instance is a boundary that stands. Safe for concurrent use.
 type Instance interface {
 	// Link is the gateway's end of the network: the TAP descriptor (NetTAP) or
-	// the listening socket (NetRelay); nil for NetNone. The caller owns it.
+	// the listening socket (NetRelay), which may be a door; nil for NetNone. The
+	// caller owns it.
 	Link() *os.File
 	// Listeners are the listening sockets inside, one or two (IPv4 and IPv6) for
 	// each of Spec.HostPorts. The caller owns them.
@@ -169,9 +185,12 @@ type Instance interface {
 
 // Process is one command inside.
 type Process interface {
-	// Terminal is the controlling end of the pseudo-terminal; nil without one.
-	// The caller owns it.
+	// Terminal is the controlling end of the pseudo-terminal, or a socket that
+	// leads to it (then Line is not nil); nil without one. The caller owns it.
 	Terminal() *os.File
+	// Line is for the settings of a pseudo-terminal behind a socket. It is nil
+	// where Terminal is the pseudo-terminal itself.
+	Line() Line
 	// Wait returns the exit code of the contract: the command's own, or 128+n
 	// for a signal. It fails if the sandbox died before it was known.
 	Wait() (int, error)

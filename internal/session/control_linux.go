@@ -140,7 +140,7 @@ func (s *controlServer) exec(c *packetConn, req request, files []*os.File) {
 	started := reply{Kind: "started"}
 	var pass []*os.File
 	if t := proc.Terminal(); t != nil {
-		started.Terminal = true
+		started.Terminal, started.Line = true, proc.Line() != nil
 		pass = append(pass, t)
 	}
 	err = c.send(started, pass...)
@@ -168,6 +168,9 @@ func (s *controlServer) exec(c *packetConn, req request, files []*os.File) {
 			if r.Op == "signal" && r.Signal > 0 && r.Signal < 65 {
 				proc.Signal(syscall.Signal(r.Signal))
 			}
+			if line := proc.Line(); line != nil {
+				setLine(c, line, r)
+			}
 		}
 	}()
 	go func() {
@@ -190,6 +193,19 @@ func (s *controlServer) exec(c *packetConn, req request, files []*os.File) {
 		return
 	}
 	c.send(reply{Kind: "exit", Code: code})
+}
+
+// setLine does what the client asks of a terminal behind a socket.
+func setLine(c *packetConn, line sandbox.Line, r request) {
+	switch {
+	case r.Op == "modes":
+		m, _ := line.Modes()
+		c.send(reply{Kind: "modes", Modes: &m})
+	case r.Op == "line" && r.Modes != nil:
+		line.SetModes(*r.Modes)
+	case r.Op == "line":
+		line.Resize(r.Rows, r.Cols)
+	}
 }
 
 // Remote is a running session of this user, seen from another process.
@@ -361,6 +377,9 @@ func (r *Remote) Exec(argv []string, term string, cmd sandbox.Command) (sandbox.
 	if rep.Terminal {
 		p.tty = files[0]
 	}
+	if rep.Line {
+		p.line = &remoteLine{p: p, answers: make(chan sandbox.Modes)}
+	}
 	go p.follow()
 	return p, nil
 }
@@ -369,6 +388,7 @@ func (r *Remote) Exec(argv []string, term string, cmd sandbox.Command) (sandbox.
 type remoteProcess struct {
 	c       *packetConn
 	tty     *os.File
+	line    *remoteLine
 	stopped chan struct{}
 	done    chan struct{}
 	code    int
@@ -390,6 +410,11 @@ func (p *remoteProcess) follow() {
 			case p.stopped <- struct{}{}:
 			default:
 			}
+		case rep.Kind == "modes" && p.line != nil && rep.Modes != nil:
+			select {
+			case p.line.answers <- *rep.Modes:
+			case <-time.After(answerTime): // nobody asked
+			}
 		case rep.Kind == "exit":
 			p.code = rep.Code
 			return
@@ -400,7 +425,13 @@ func (p *remoteProcess) follow() {
 	}
 }
 
-func (p *remoteProcess) Terminal() *os.File       { return p.tty }
+func (p *remoteProcess) Terminal() *os.File { return p.tty }
+func (p *remoteProcess) Line() sandbox.Line {
+	if p.line == nil {
+		return nil
+	}
+	return p.line
+}
 func (p *remoteProcess) Stopped() <-chan struct{} { return p.stopped }
 func (p *remoteProcess) Wait() (int, error)       { <-p.done; return p.code, p.err }
 func (p *remoteProcess) Signal(s os.Signal) error {
@@ -409,4 +440,35 @@ func (p *remoteProcess) Signal(s os.Signal) error {
 		return errors.New("not a signal of this system")
 	}
 	return p.c.send(request{Op: "signal", Signal: int(sig)})
+}
+
+// remoteLine is the terminal of a command in another controller's session.
+type remoteLine struct {
+	p       *remoteProcess
+	mu      sync.Mutex // one question at a time
+	answers chan sandbox.Modes
+}
+
+func (l *remoteLine) Resize(rows, cols uint16) error {
+	return l.p.c.send(request{Op: "line", Rows: rows, Cols: cols})
+}
+
+func (l *remoteLine) SetModes(m sandbox.Modes) error {
+	return l.p.c.send(request{Op: "line", Modes: &m})
+}
+
+func (l *remoteLine) Modes() (sandbox.Modes, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.p.c.send(request{Op: "modes"}); err != nil {
+		return sandbox.Modes{}, err
+	}
+	select {
+	case m := <-l.answers:
+		return m, nil
+	case <-l.p.done:
+		return sandbox.Modes{}, sandbox.ErrGone
+	case <-time.After(answerTime):
+		return sandbox.Modes{}, errors.New("the session does not answer")
+	}
 }

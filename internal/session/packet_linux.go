@@ -8,10 +8,12 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
 )
 
 type request struct {
-	Op         string   `json:"op"` // info, stop, revoke, publish, exec; then within exec: signal
+	Op         string   `json:"op"` // info, stop, revoke, publish, exec; then within exec: signal, line, modes
 	Argv       []string `json:"argv,omitempty"`
 	Terminal   bool     `json:"terminal,omitempty"`
 	Term       string   `json:"term,omitempty"`
@@ -20,14 +22,20 @@ type request struct {
 	Signal     int      `json:"signal,omitempty"`
 	Host       int      `json:"host,omitempty"`   // publish: the port of this host
 	Inside     int      `json:"inside,omitempty"` // and the one inside
+	// line: sets Rows and Cols, or these settings of the terminal.
+	Modes *sandbox.Modes `json:"modes,omitempty"`
 }
 
 type reply struct {
-	Kind     string `json:"kind"` // info, done, error, started, stopped, exit
+	Kind     string `json:"kind"` // info, done, error, started, stopped, modes, exit
 	Info     *Info  `json:"info,omitempty"`
 	Message  string `json:"message,omitempty"`
 	Code     int    `json:"code,omitempty"` // exit: the command's; error: for the caller to exit with
 	Terminal bool   `json:"terminal,omitempty"`
+	// Line, with started: the terminal is a socket, its settings are asked for
+	// by line and modes.
+	Line  bool           `json:"line,omitempty"`
+	Modes *sandbox.Modes `json:"modes,omitempty"`
 }
 
 // packetConn is one end of a control connection.

@@ -14,6 +14,7 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/kernel"
 	"github.com/bulkhead-dev/bulkhead/internal/policy"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/container"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/process"
 	"github.com/bulkhead-dev/bulkhead/internal/truststore"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
@@ -80,12 +81,16 @@ func look(o Options, id vocabulary.SessionID) (v *view, err error) {
 		return nil, err
 	}
 	if w, ok := v.backend.(warmer); ok {
-		w.Warm(v.network, o.Policy.Workspace.Mode == vocabulary.StagedWrites)
+		w.Warm(v.network, v.opts.Policy.Workspace.Mode == vocabulary.StagedWrites)
 	}
 	if err := v.plan(); err != nil {
 		return nil, v.discard(err)
 	}
-	if err := v.backend.Check(v.sandboxSpec()); err != nil {
+	spec := v.sandboxSpec()
+	if len(v.layout.Writable) > 0 {
+		spec.Writes = &sandbox.Writes{} // which there will be rules for
+	}
+	if err := v.backend.Check(spec); err != nil {
 		return nil, v.discard(asExit(vocabulary.ExitNoIsolation, err))
 	}
 	return v, nil
@@ -100,6 +105,13 @@ func (v *view) settle() (err error) {
 			return err
 		}
 		v.isolation = p.Isolation
+	}
+	// A container's writes are not judged by name, so that it has no rw: what
+	// nobody asked to be written to the workspace itself is staged.
+	if w := p.Workspace; v.backend.Isolation() == vocabulary.Container && w.Mode == vocabulary.ReadWrite && !w.Named {
+		staged := *p
+		staged.Workspace.Mode = vocabulary.StagedWrites
+		v.opts.Policy, p = &staged, &staged
 	}
 	if err := p.AtLeast(v.backend.Isolation()); err != nil {
 		return err
@@ -130,9 +142,11 @@ func backendFor(p *policy.Policy) (sandbox.Backend, error) {
 	switch p.Isolation {
 	case vocabulary.Process, vocabulary.Auto:
 		return &process.Backend{}, nil
+	case vocabulary.Container:
+		return &container.Backend{}, nil
 	}
 	return nil, vocabulary.Exitf(vocabulary.ExitNoIsolation,
-		"isolation %q (%s) is not part of this version; nothing was started\nthis version has: process\nask for it with --isolation process if an OS sandbox is enough here", p.Isolation, p.IsolationPos)
+		"isolation %q (%s) is not part of this version; nothing was started\nthis version has: process, container\nask for one of them: --isolation container", p.Isolation, p.IsolationPos)
 }
 
 // builtIn reads the built-in lists of secret and protected paths once. look
@@ -241,6 +255,13 @@ func (v *view) request() (workspace.Request, error) {
 	}
 	if self, err := childproc.Path(); err == nil {
 		req.OwnFiles = append(req.OwnFiles, self)
+	}
+	if c, ok := v.backend.(*container.Backend); ok {
+		runsc, err := c.Runtime()
+		if err != nil {
+			return req, err
+		}
+		req.OwnFiles = append(req.OwnFiles, runsc)
 	}
 	if filepath.IsAbs(p.File) {
 		req.OwnFiles = append(req.OwnFiles, p.File)

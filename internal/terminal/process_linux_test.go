@@ -19,6 +19,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/bulkhead-dev/bulkhead/internal/childproc"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
 )
 
 func init() {
@@ -137,6 +138,7 @@ func startProcess(r *Relay, argv []string) (*localProcess, error) {
 }
 
 func (p *localProcess) Terminal() *os.File       { return p.master }
+func (p *localProcess) Line() sandbox.Line       { return nil }
 func (p *localProcess) Stopped() <-chan struct{} { return p.stopped }
 func (p *localProcess) Signal(s os.Signal) error { return syscall.Kill(-p.pid, s.(syscall.Signal)) }
 func (p *localProcess) Wait() (int, error) {

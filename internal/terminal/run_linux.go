@@ -38,7 +38,7 @@ type run struct {
 
 	tty    *hostTTY // nil without a terminal
 	screen int      // where the pseudo-terminal's output goes
-	master *os.File
+	master *pseudo
 	input  *keyboard
 	output *pump
 	pumps  []*pump // the other streams
@@ -167,10 +167,11 @@ func (s *run) start() error {
 			return errors.New("the sandbox has made no terminal")
 		}
 		defer t.Close()
-		var err error
-		if s.master, err = duplicate(t); err != nil {
+		own, err := duplicate(t)
+		if err != nil {
 			return fmt.Errorf("the sandbox's terminal: %w", err)
 		}
+		s.master = &pseudo{own, s.proc.Line()}
 		if s.screen, err = number(s.Relay.screen()); err != nil {
 			return err
 		}
@@ -185,7 +186,7 @@ func (s *run) start() error {
 		if err := s.input.start(s.rescue); err != nil {
 			return err
 		}
-		s.output = newPump(s.master, s.show)
+		s.output = newPump(s.master.File, s.show)
 		s.goes(func() {
 			s.output.run()
 			if s.output.err != nil {
@@ -259,7 +260,7 @@ func (s *run) show(b []byte) error {
 // readsKeys is true when the command inside has left line mode, or has begun to
 // hide what is typed.
 func (s *run) readsKeys() bool {
-	t, err := termiosOf(s.master)
+	t, err := s.master.termios()
 	if err != nil {
 		return false
 	}
@@ -308,9 +309,7 @@ func (s *run) resize() {
 		return
 	}
 	if rows, cols := s.Size(); rows != 0 || cols != 0 {
-		control(s.master, func(fd int) error {
-			return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: cols})
-		})
+		s.master.resize(rows, cols)
 	}
 }
 
@@ -321,19 +320,17 @@ func (s *run) likeOutside() {
 	if err != nil || host.Lflag&unix.ICANON == 0 {
 		return
 	}
-	control(s.master, func(fd int) error {
-		const fresh = unix.ICANON | unix.ECHO
-		inner, err := unix.IoctlGetTermios(fd, unix.TCGETS)
-		if err != nil || inner.Lflag&fresh != fresh {
-			return err
-		}
-		inner.Iflag, inner.Oflag, inner.Lflag, inner.Cc = host.Iflag, host.Oflag, host.Lflag, host.Cc
-		if s.lines {
-			inner.Lflag &^= unix.ECHO // the user's terminal has shown it already
-		}
-		s.echoes = inner.Lflag&unix.ECHO != 0
-		return unix.IoctlSetTermios(fd, unix.TCSETS, inner)
-	})
+	const fresh = unix.ICANON | unix.ECHO
+	inner, err := s.master.termios()
+	if err != nil || inner.Lflag&fresh != fresh {
+		return
+	}
+	inner.Iflag, inner.Oflag, inner.Lflag, inner.Cc = host.Iflag, host.Oflag, host.Lflag, host.Cc
+	if s.lines {
+		inner.Lflag &^= unix.ECHO // the user's terminal has shown it already
+	}
+	s.echoes = inner.Lflag&unix.ECHO != 0
+	_ = s.master.setTermios(inner)
 }
 
 // signal forwards a signal of the outside.

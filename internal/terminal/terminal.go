@@ -40,6 +40,8 @@ package terminal
 import (
 	"errors"
 	"os"
+
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
 )
 
 // ErrHungUp is the error of a run whose terminal was closed and whose command
@@ -52,6 +54,9 @@ type Process interface {
 	// Terminal is the controlling end of the command's pseudo-terminal, nil
 	// without one. Run closes it.
 	Terminal() *os.File
+	// Line is nil if Terminal is a pseudo-terminal, otherwise for the settings of
+	// the one behind it.
+	Line() sandbox.Line
 	// Wait returns the exit code, or an error if the sandbox died.
 	Wait() (int, error)
 	// Signal sends a signal to the command's process group.

@@ -132,14 +132,14 @@ const sharedTime = 50 * time.Millisecond
 // keyboard carries what the user types to the pseudo-terminal.
 type keyboard struct {
 	tty    *hostTTY
-	to     *os.File
+	to     *pseudo
 	hangUp func()
 	state  atomic.Int32
 	wake   *wakeup
 	done   chan struct{}
 }
 
-func newKeyboard(tty *hostTTY, to *os.File, hangUp func()) *keyboard {
+func newKeyboard(tty *hostTTY, to *pseudo, hangUp func()) *keyboard {
 	return &keyboard{tty: tty, to: to, hangUp: hangUp, done: make(chan struct{})}
 }
 
@@ -235,7 +235,7 @@ func (k *keyboard) run(wake int) {
 // endOfFile is what to send when the user ended a line-mode input: the end-of-file
 // character, if the command inside reads lines too.
 func (k *keyboard) endOfFile() byte {
-	t, err := termiosOf(k.to)
+	t, err := k.to.termios()
 	if err != nil || t.Lflag&unix.ICANON == 0 {
 		return 0
 	}

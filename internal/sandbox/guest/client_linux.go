@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/bulkhead-dev/bulkhead/internal/door"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/frame"
 	"golang.org/x/sys/unix"
@@ -36,6 +37,10 @@ type Client struct {
 	ports    []sandbox.Listener
 	devices  []uint64
 	err      error
+
+	foreign bool
+	doors   map[int]*os.File // our ends, by port
+	arrived chan report
 }
 
 // NewClient starts the conversation on a connection, which it takes over. w is
@@ -43,7 +48,13 @@ type Client struct {
 func NewClient(conn *frame.Conn, s Setup, w *sandbox.Writes) *Client {
 	s.Guard = guardSetup(w)
 	c := &Client{conn: conn, writes: w, ready: make(chan struct{}), done: make(chan struct{}), procs: map[uint32]*Process{}, dials: map[uint32]chan dialed{},
-		x: exchange{guarded: w != nil, relay: s.RelayPort != 0, ports: len(s.Ports), layers: len(s.Layers), commands: map[uint32]*commandState{}, dials: map[uint32]bool{}}}
+		x: exchange{guarded: w != nil, relay: s.RelayPort != 0, ports: len(s.Ports), layers: len(s.Layers), commands: map[uint32]*commandState{}, dials: map[uint32]bool{},
+			foreign: s.Foreign != nil, arrived: map[uint32]bool{}},
+		foreign: s.Foreign != nil, doors: map[int]*os.File{}, arrived: make(chan report, maxWaiting)}
+	c.x.listens = func(port int) bool { return c.doors[port] != nil }
+	if c.foreign {
+		go c.answerArrivals()
+	}
 	go c.receive(s)
 	return c
 }
@@ -117,6 +128,9 @@ func (c *Client) receive(s Setup) {
 		close(d)
 	}
 	c.dials = nil
+	for _, d := range c.doors {
+		d.Close()
+	}
 	c.mu.Unlock()
 	close(c.done)
 	<-sent
@@ -132,7 +146,11 @@ func (c *Client) take(r report, files []*os.File, s Setup) error {
 	p := c.procs[r.ID]
 	switch r.Kind {
 	case kindReady:
-		if err := c.listeners(files, s); err != nil {
+		listeners := c.listeners
+		if c.foreign {
+			listeners = c.openDoors
+		}
+		if err := listeners(files, s); err != nil {
 			return fmt.Errorf("the sandbox broke the protocol: %w", err)
 		}
 		c.devices = r.Devices
@@ -147,6 +165,9 @@ func (c *Client) take(r report, files []*os.File, s Setup) error {
 			}
 			files[0].Close()
 			p.terminal = t
+		}
+		if r.Modes != nil {
+			p.modes = *r.Modes
 		}
 		close(p.started)
 	case kindRefused:
@@ -171,6 +192,12 @@ func (c *Client) take(r report, files []*os.File, s Setup) error {
 		if c.writes.Made != nil {
 			c.writes.Made(string(r.Path))
 		}
+	case kindModes:
+		if p != nil {
+			p.modes = *r.Modes
+		}
+	case kindArrived:
+		c.arrived <- r // judge has bounded them
 	}
 	return nil
 }
@@ -195,9 +222,24 @@ func (c *Client) Start(ctx context.Context, cmd sandbox.Command) (*Process, erro
 			continue
 		}
 		s.Stdio[i] = true
+		if c.foreign {
+			if f, err = reopened(f, i); err != nil {
+				return nil, fmt.Errorf("descriptor %d for %s: %w", i, cmd.Argv[0], err)
+			}
+			defer f.Close()
+		}
 		files = append(files, f)
 	}
-	p := &Process{client: c, name: cmd.Argv[0], started: make(chan struct{}), exited: make(chan struct{}), stopped: make(chan struct{}, 1)}
+	var line *os.File
+	if c.foreign && cmd.Terminal {
+		ours, theirs, err := door.Streams()
+		if err != nil {
+			return nil, err
+		}
+		defer theirs.Close()
+		line, files = ours, append(files, theirs)
+	}
+	p := &Process{client: c, terminal: line, bridged: line != nil, name: cmd.Argv[0], started: make(chan struct{}), exited: make(chan struct{}), stopped: make(chan struct{}, 1)}
 	c.mu.Lock()
 	if c.procs == nil || !c.x.ready {
 		c.mu.Unlock()
@@ -215,6 +257,7 @@ func (c *Client) Start(ctx context.Context, cmd sandbox.Command) (*Process, erro
 	}
 	if err := c.conn.Send(deadline, request{Start: &s}, files...); err != nil {
 		c.conn.Close() // half a message is no message
+		closeFile(line)
 		if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
 			return nil, sandbox.ErrGone
 		}
@@ -223,15 +266,23 @@ func (c *Client) Start(ctx context.Context, cmd sandbox.Command) (*Process, erro
 	select {
 	case <-p.started:
 	case <-c.done:
+		closeFile(line)
 		return nil, sandbox.ErrGone
 	case <-ctx.Done():
 		go p.abandon()
 		return nil, ctx.Err()
 	}
 	if p.refused != nil {
+		closeFile(line)
 		return nil, p.refused
 	}
 	return p, nil
+}
+
+func closeFile(f *os.File) {
+	if f != nil {
+		f.Close()
+	}
 }
 
 func byteStrings(ss []string) [][]byte {
@@ -250,12 +301,14 @@ type Process struct {
 	started chan struct{}
 	exited  chan struct{}
 	stopped chan struct{}
+	bridged bool // terminal is a socket
 
 	// Written under client.mu before the channel that announces them is closed.
 	terminal *os.File
 	refused  *sandbox.ExecError
 	code     int
 	err      error
+	modes    Modes // the last that were told
 }
 
 func (p *Process) end(code int, err error) {

@@ -26,6 +26,7 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/guard"
 )
 
@@ -39,6 +40,9 @@ const (
 const (
 	maxReport = 64 << 10 // bytes of one message from the supervisor
 	maxText   = 500      // characters of an error text from the supervisor
+	// maxWaiting is how many connections may wait for their sockets: what the
+	// supervisor keeps to (maxArrivals), and what is on its way.
+	maxWaiting = 256
 )
 
 // Setup is the first message to the supervisor: how to confine itself.
@@ -62,7 +66,40 @@ type Setup struct {
 	BoundShm  bool   `json:"bound_shm,omitempty"`
 	// Guard says which writes are decided by name; nil: none.
 	Guard *guard.Setup `json:"guard,omitempty"`
+	// Foreign is set where the kernel inside is not the host's.
+	Foreign *Foreign `json:"foreign,omitempty"`
 }
+
+// Foreign is what is different under a kernel of the sandbox's own (gVisor). No
+// descriptor can be handed out, see bridge_linux.go; the boundary is that kernel
+// and what holds it, so that Landlock and a system call filter inside have
+// nothing to add and are not applied.
+type Foreign struct {
+	// Commands get these numbers in a user namespace of their own, where the
+	// supervisor's, which is 0, stands for them.
+	UID int `json:"uid"`
+	GID int `json:"gid"`
+	// Files and Links are made before anything is started. They lie in memory
+	// file systems of the sandbox.
+	Files []File `json:"files,omitempty"`
+	Links []Link `json:"links,omitempty"`
+}
+
+// File is a private file to begin with.
+type File struct {
+	Path []byte `json:"path"`
+	Data []byte `json:"data"`
+	Perm uint32 `json:"perm"`
+}
+
+// Link is a symbolic link to begin with.
+type Link struct {
+	Path []byte `json:"path"`
+	To   []byte `json:"to"`
+}
+
+// Modes are a terminal's settings; see sandbox.Modes.
+type Modes = sandbox.Modes
 
 // Paths travel as bytes: a file's name need not be UTF-8, and JSON text must be.
 type Paths []string
@@ -96,6 +133,9 @@ type request struct {
 	Signal *signalRequest `json:"signal,omitempty"`
 	Dial   *dialRequest   `json:"dial,omitempty"`
 	Kept   *keptRequest   `json:"kept,omitempty"`
+	// Under a foreign kernel:
+	Line  *lineRequest  `json:"line,omitempty"`
+	Carry *carryRequest `json:"carry,omitempty"`
 }
 
 // keptRequest answers a keep report.
@@ -104,7 +144,22 @@ type keptRequest struct {
 	Error string `json:"error,omitempty"` // no version was made
 }
 
-// dialRequest asks for a connection to a port of the sandbox's own loopback.
+// lineRequest changes a terminal. What is zero or nil stays.
+type lineRequest struct {
+	ID    uint32 `json:"id"`
+	Rows  uint16 `json:"rows,omitempty"`
+	Cols  uint16 `json:"cols,omitempty"`
+	Modes *Modes `json:"modes,omitempty"`
+}
+
+// carryRequest answers kindArrived: the socket for the connection comes along,
+// or it is refused.
+type carryRequest struct {
+	ID uint32 `json:"id"`
+}
+
+// dialRequest asks for a connection to a port of the sandbox's own loopback. To
+// a foreign kernel the socket for it comes along.
 type dialRequest struct {
 	ID   uint32 `json:"id"`
 	Port int    `json:"port"`
@@ -121,6 +176,8 @@ type start struct {
 	Cols     uint16   `json:"cols,omitempty"`
 	Stdio    [3]bool  `json:"stdio"` // which descriptors come with the message
 	Null     [3]bool  `json:"null"`  // which are the sandbox's own /dev/null
+	// Foreign is the supervisor's word to the job child.
+	Foreign bool `json:"foreign,omitempty"`
 }
 
 type signalRequest struct {
@@ -135,12 +192,14 @@ const (
 	kindStarted = "started" // the terminal's controlling end comes along
 	kindRefused = "refused" // the command could not be started
 	kindStopped = "stopped"
-	kindExited  = "exited" // Code is 128+n for a signal
-	kindDialed  = "dialed" // the connection comes along
-	kindClosed  = "closed" // nothing listens on the port; Error says why
-	kindDenied  = "denied" // a write at Path was refused; Error says why, Op how
-	kindKeep    = "keep"   // what is at Path is about to change; a kept request answers
-	kindMade    = "made"   // nothing stood at Path before
+	kindExited  = "exited"  // Code is 128+n for a signal
+	kindDialed  = "dialed"  // the connection comes along
+	kindClosed  = "closed"  // nothing listens on the port; Error says why
+	kindDenied  = "denied"  // a write at Path was refused; Error says why, Op how
+	kindKeep    = "keep"    // what is at Path is about to change; a kept request answers
+	kindMade    = "made"    // nothing stood at Path before
+	kindModes   = "modes"   // a terminal's settings changed
+	kindArrived = "arrived" // a connection to one of the listeners waits for its socket
 )
 
 // report is what the supervisor sends.
@@ -160,6 +219,9 @@ type report struct {
 	Tree  bool        `json:"tree,omitempty"`
 	// Devices, with ready: of Setup.Layers.
 	Devices []uint64 `json:"devices,omitempty"`
+	// Modes, with started and modes: the terminal's settings.
+	Modes *Modes `json:"modes,omitempty"`
+	Port  int    `json:"port,omitempty"`
 }
 
 // clean makes a text from the sandbox fit for a terminal and a log.
@@ -200,9 +262,12 @@ type exchange struct {
 	relay    bool // a listener comes with ready
 	ports    int  // and so many more
 	layers   int  // so many devices come with it
+	foreign  bool // nothing comes out: connections arrive at listeners instead
+	listens  func(port int) bool
 	ready    bool
 	commands map[uint32]*commandState
 	dials    map[uint32]bool
+	arrived  map[uint32]bool // not yet answered
 }
 
 type commandState struct {
@@ -229,6 +294,9 @@ func (x *exchange) judge(r report, files int) error {
 		if len(r.Devices) != x.layers {
 			return fmt.Errorf("%d devices, expected %d", len(r.Devices), x.layers)
 		}
+		if x.foreign {
+			want = 0
+		}
 		x.ready = true
 	case kindFailed:
 		if x.ready {
@@ -244,8 +312,11 @@ func (x *exchange) judge(r report, files int) error {
 			break
 		}
 		c.running = true
-		if c.terminal {
+		switch {
+		case c.terminal && !x.foreign:
 			want = 1
+		case c.terminal && r.Modes == nil:
+			return fmt.Errorf("a terminal without settings")
 		}
 	case kindStopped, kindExited:
 		c := x.commands[r.ID]
@@ -263,13 +334,26 @@ func (x *exchange) judge(r report, files int) error {
 			return fmt.Errorf("%s for a connection that nobody asked for", r.Kind)
 		}
 		delete(x.dials, r.ID)
-		if r.Kind == kindDialed {
+		if r.Kind == kindDialed && !x.foreign {
 			want = 1
 		}
 	case kindDenied, kindKeep, kindMade:
 		if !x.guarded || !x.ready || !strings.HasPrefix(string(r.Path), "/") {
 			return fmt.Errorf("%s of a write that nobody judges", r.Kind)
 		}
+	case kindModes:
+		// The command's end may have been told before its terminal's last words.
+		if c := x.commands[r.ID]; !x.foreign || r.Modes == nil || c != nil && !c.terminal {
+			return fmt.Errorf("settings of no terminal")
+		}
+	case kindArrived:
+		switch {
+		case !x.foreign || !x.ready || !x.listens(r.Port):
+			return fmt.Errorf("a connection to no listener")
+		case x.arrived[r.ID] || len(x.arrived) >= maxWaiting:
+			return fmt.Errorf("too many connections that wait")
+		}
+		x.arrived[r.ID] = true
 	default:
 		return fmt.Errorf("unknown report")
 	}

@@ -32,7 +32,8 @@ const (
 )
 
 // startJob makes a terminal and a job child on it. The job child reports.
-func (s *supervisor) startJob(st start, stdio [3]*os.File) *failure {
+// outside is the socket for the terminal, nil if the terminal itself goes out.
+func (s *supervisor) startJob(st start, stdio [3]*os.File, outside *os.File) *failure {
 	fail := func(what string, err error) *failure { return &failure{text: what + ": " + err.Error()} }
 	master, slave, err := openTerminal(st.Rows, st.Cols)
 	if err != nil {
@@ -40,6 +41,7 @@ func (s *supervisor) startJob(st start, stdio [3]*os.File) *failure {
 	}
 	defer master.Close()
 	defer slave.Close()
+	st.Foreign = s.foreign != nil
 	spec, err := jsonFile(st)
 	if err != nil {
 		return fail("request", err)
@@ -61,7 +63,7 @@ func (s *supervisor) startJob(st start, stdio [3]*os.File) *failure {
 	s.preferVictims(true)
 	pid, err := syscall.ForkExec(Path, []string{childproc.Argv0(jobChild)}, &syscall.ProcAttr{
 		Dir: "/", Env: []string{}, Files: fds,
-		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: jobTTYFD},
+		Sys: numbered(&syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: jobTTYFD}, s.foreign),
 	})
 	s.preferVictims(false)
 	if err != nil {
@@ -76,7 +78,15 @@ func (s *supervisor) startJob(st start, stdio [3]*os.File) *failure {
 		statusR.Close()
 		return fail("terminal", err)
 	}
-	go s.follow(c, statusR, os.NewFile(uintptr(own), "terminal"))
+	terminal := os.NewFile(uintptr(own), "terminal")
+	if outside != nil {
+		if c.line, err = s.bridgeTerminal(st.ID, pid, terminal, outside); err != nil {
+			_ = unix.Kill(pid, unix.SIGKILL)
+			statusR.Close()
+			return fail("terminal", err)
+		}
+	}
+	go s.follow(c, statusR, terminal)
 	return nil
 }
 
@@ -96,6 +106,11 @@ func (s *supervisor) follow(c *command, status, master *os.File) {
 			s.mu.Lock()
 			c.group = int(n)
 			s.mu.Unlock()
+			if c.line != nil {
+				s.report(report{Kind: kindStarted, ID: c.id, Modes: c.line.current()})
+				go c.line.run()
+				continue
+			}
 			s.report(report{Kind: kindStarted, ID: c.id}, master)
 			master.Close()
 		case kind == jobRefused && !started:
@@ -106,6 +121,9 @@ func (s *supervisor) follow(c *command, status, master *os.File) {
 		case kind == jobStopped && started:
 			s.report(report{Kind: kindStopped, ID: c.id})
 		case kind == jobExited && started:
+			if c.line != nil {
+				c.line.settle()
+			}
 			s.drop(c)
 			s.report(report{Kind: kindExited, ID: c.id, Code: int(n & 0xff)})
 			return
@@ -113,6 +131,9 @@ func (s *supervisor) follow(c *command, status, master *os.File) {
 	}
 	// The job child ended without a last word: somebody inside killed it.
 	<-c.job
+	if c.line != nil && started {
+		c.line.settle()
+	}
 	s.drop(c)
 	if !started {
 		master.Close()
@@ -169,6 +190,8 @@ func job() int {
 	tell := func(kind byte, n uint32, text string) { _, _ = status.Write(record(kind, n, text)) }
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, unix.SIGHUP)
+	foreground := make(chan os.Signal, 16)
+	signal.Notify(foreground, unix.SIGWINCH, unix.SIGUSR1, unix.SIGUSR2, unix.SIGTSTP)
 	ignoreTerminalSignals()
 
 	data, err := io.ReadAll(os.NewFile(jobSpecFD, "request"))
@@ -179,7 +202,15 @@ func job() int {
 	if err != nil {
 		return 1
 	}
+	// gVisor asks whether the child may be traced while it still is our image.
+	// Whoever attaches to us meanwhile gets what it has: the terminal's session.
+	if st.Foreign {
+		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0)
+	}
 	pid, fail := launch(st, []uintptr{0, 1, 2}, launchOptions{group: true, traced: true})
+	if st.Foreign {
+		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	}
 	if fail != nil {
 		text := fail.text[:min(len(fail.text), 4096)]
 		n := uint32(len(text))
@@ -203,6 +234,16 @@ func job() int {
 		for range hangup { // the kernel tells the session leader only
 			_ = unix.Kill(-pid, unix.SIGHUP)
 			_ = unix.Kill(-pid, unix.SIGCONT)
+			if st.Foreign {
+				toForeground(unix.SIGHUP)
+			}
+		}
+	}()
+	go func() {
+		for sig := range foreground {
+			if st.Foreign {
+				toForeground(sig)
+			}
 		}
 	}()
 	for {
@@ -215,6 +256,15 @@ func job() int {
 		}
 		tell(jobExited, uint32(exitCode(ws)), "")
 		return 0
+	}
+}
+
+// toForeground passes on what the supervisor cannot send itself under a foreign
+// kernel: only a process of the terminal's session knows the foreground group.
+func toForeground(sig os.Signal) {
+	as := map[os.Signal]unix.Signal{unix.SIGHUP: unix.SIGHUP, unix.SIGWINCH: unix.SIGWINCH, unix.SIGUSR1: unix.SIGINT, unix.SIGUSR2: unix.SIGQUIT, unix.SIGTSTP: unix.SIGTSTP}[sig]
+	if group, err := unix.IoctlGetInt(jobTTYFD, unix.TIOCGPGRP); err == nil && group > 1 {
+		_ = unix.Kill(-group, as)
 	}
 }
 
@@ -275,9 +325,48 @@ func openTerminal(rows, cols uint16) (master, slave *os.File, err error) {
 		return nil, nil, err
 	}
 	peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	if errno == unix.ENOTTY { // gVisor, whose devpts nothing inside can cover for pid 1
+		if slave, err = peerByNumber(fd); err == nil {
+			return master, slave, nil
+		}
+		master.Close()
+		return nil, nil, err
+	}
 	if errno != 0 {
 		master.Close()
 		return nil, nil, errno
 	}
 	return master, os.NewFile(peer, "terminal"), nil
+}
+
+func peerByNumber(master int) (*os.File, error) {
+	n, err := unix.IoctlGetInt(master, unix.TIOCGPTN)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Chown(0, 0); err != nil { // the user's, not the supervisor's
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// bridgeTerminal makes the bridge between a terminal and its socket; it owns
+// both when it runs.
+func (s *supervisor) bridgeTerminal(id uint32, leader int, master, outside *os.File) (*bridge, error) {
+	for _, f := range []**os.File{&master, &outside} {
+		dup, err := unix.FcntlInt((*f).Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err == nil {
+			err = unix.SetNonblock(dup, true)
+		}
+		if err != nil {
+			return nil, err
+		}
+		*f = os.NewFile(uintptr(dup), "terminal")
+	}
+	return newBridge(leader, master, outside, func(m *Modes) { s.report(report{Kind: kindModes, ID: id, Modes: m}) }), nil
 }

@@ -19,6 +19,23 @@ type launchOptions struct {
 	session bool // a session of its own
 	group   bool // a process group of its own
 	traced  bool // stopped before its first instruction, traced by this thread
+	numbers *Foreign
+}
+
+// numbered gives a child of the supervisor the user's numbers under a foreign
+// kernel: 0 there, which all files of the user have, and in a user namespace in
+// which nothing else has a number what it is outside.
+func numbered(attr *syscall.SysProcAttr, f *Foreign) *syscall.SysProcAttr {
+	if f == nil {
+		return attr
+	}
+	attr.Credential = &syscall.Credential{Uid: uint32(f.UID), Gid: uint32(f.GID), NoSetGroups: true}
+	if f.UID != 0 {
+		attr.Cloneflags |= syscall.CLONE_NEWUSER
+		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: f.UID, HostID: 0, Size: 1}}
+		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: f.GID, HostID: 0, Size: 1}}
+	}
+	return attr
 }
 
 // launch forks and executes a command, as execvp would inside. It does not use
@@ -33,7 +50,7 @@ func launch(s start, fds []uintptr, o launchOptions) (int, *failure) {
 	}
 	argv, env := stringsOf(s.Argv), stringsOf(s.Env)
 	attr := &syscall.ProcAttr{Dir: dir, Env: env, Files: fds,
-		Sys: &syscall.SysProcAttr{Setsid: o.session, Setpgid: o.group, Ptrace: o.traced}}
+		Sys: numbered(&syscall.SysProcAttr{Setsid: o.session, Setpgid: o.group, Ptrace: o.traced}, o.numbers)}
 	var denied *failure
 	for _, path := range candidates(argv[0], dir, env) {
 		st, err := os.Stat(path)

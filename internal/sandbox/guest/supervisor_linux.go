@@ -42,6 +42,9 @@ type supervisor struct {
 	mu       sync.Mutex
 	byPID    map[int]*command
 	commands map[uint32]*command
+
+	foreign *Foreign // nil: the host's kernel
+	arrived arrivals
 }
 
 // command is one that was started. Exactly one of its ways to end reports it.
@@ -50,12 +53,17 @@ type command struct {
 	group int           // process group to signal; 0 until known
 	job   chan struct{} // closed when the job child was reaped; nil without a terminal
 	code  int           // the job child's own exit code
+	line  *bridge       // under a foreign kernel, with a terminal
 }
 
 // supervise confines this process and executes itself again: a process has one
 // Landlock domain for all of its threads only if it began with it, and the guard's
 // threads may look into a command only from a domain that its own lies in.
 func supervise() int {
+	oomScore, err := openOOMScore()
+	if err != nil {
+		return failBegin(err)
+	}
 	begin()
 	second, err := unix.FcntlInt(controlFD, unix.F_DUPFD_CLOEXEC, setupFD+1)
 	if err != nil {
@@ -75,6 +83,14 @@ func supervise() int {
 	if os.Getpid() != 1 {
 		return failSetup(conn, errors.New("the supervisor is not pid 1 of its own namespace"))
 	}
+	if first.Setup.Foreign != nil {
+		unix.CloseOnExec(controlFD)
+		if err := settleIn(*first.Setup); err != nil {
+			return failSetup(conn, err)
+		}
+		return superviseWith(conn, *first.Setup, oomScore)
+	}
+	oomScore.Close()
 	if err := confine(*first.Setup); err != nil {
 		return failSetup(conn, err)
 	}
@@ -112,9 +128,14 @@ func begin() {
 	ignoreSignals()
 }
 
-// superviseConfined is the supervisor for the rest of its life.
+// openOOMScore must come before this process becomes undumpable.
+func openOOMScore() (*os.File, error) {
+	return os.OpenFile("/proc/self/oom_score_adj", os.O_WRONLY, 0)
+}
+
+// superviseConfined is the supervisor after it has confined itself.
 func superviseConfined() int {
-	oomScore, err := os.OpenFile("/proc/self/oom_score_adj", os.O_WRONLY, 0) // closed to an undumpable process
+	oomScore, err := openOOMScore()
 	if err != nil {
 		return failBegin(err)
 	}
@@ -133,6 +154,11 @@ func superviseConfined() int {
 	if err != nil {
 		return failBegin(err)
 	}
+	return superviseWith(conn, setup, oomScore)
+}
+
+// superviseWith is the supervisor for the rest of its life.
+func superviseWith(conn *frame.Conn, setup Setup, oomScore *os.File) int {
 	prepareThreads()
 	fail := func(err error) int { return failSetup(conn, err) }
 	devices, err := devicesOf(setup.Layers)
@@ -153,7 +179,8 @@ func superviseConfined() int {
 		return fail(err)
 	}
 	files = append(files, ports...)
-	s := &supervisor{conn: conn, oomScore: oomScore, byPID: map[int]*command{}, commands: map[uint32]*command{}}
+	s := &supervisor{conn: conn, oomScore: oomScore, byPID: map[int]*command{}, commands: map[uint32]*command{}, foreign: setup.Foreign,
+		arrived: arrivals{waiting: map[uint32]chan *os.File{}, slots: make(chan struct{}, maxArrivals)}}
 	work := make(chan func())
 	spawning := make(chan spawnReady)
 	go s.spawn(setup.Guard, work, spawning)
@@ -166,7 +193,14 @@ func superviseConfined() int {
 		return fail(r.err)
 	}
 	go s.reap()
-	s.report(report{Kind: kindReady, V6: v6, Devices: devices}, files...)
+	report := report{Kind: kindReady, V6: v6, Devices: devices}
+	if s.foreign != nil {
+		report.V6 = false
+		s.report(report)
+		s.serveListeners(setup, files)
+		return s.serve(work)
+	}
+	s.report(report, files...)
 	for _, f := range files {
 		f.Close()
 	}
@@ -196,7 +230,7 @@ type startRequest struct {
 func (s *supervisor) serve(work chan<- func()) int {
 	for {
 		var r request
-		files, err := s.conn.Receive(&r, frame.MaxPayload, 3)
+		files, err := s.conn.Receive(&r, frame.MaxPayload, 4)
 		if errors.Is(err, io.EOF) {
 			return 0
 		}
@@ -208,10 +242,16 @@ func (s *supervisor) serve(work chan<- func()) int {
 			work <- func() { s.start(startRequest{*r.Start, files}) }
 		case r.Signal != nil:
 			work <- func() { s.signal(*r.Signal) }
+		case r.Dial != nil && len(files) > 0:
+			go s.dialBridged(*r.Dial, files[0])
 		case r.Dial != nil:
 			go s.dial(*r.Dial)
 		case r.Kept != nil && s.host != nil:
 			s.host.kept(*r.Kept)
+		case r.Line != nil:
+			s.setLine(*r.Line)
+		case r.Carry != nil:
+			s.carry(r.Carry.ID, files)
 		}
 	}
 }
@@ -235,13 +275,25 @@ type spawnReady struct {
 	err      error
 }
 
+func (s *supervisor) setLine(r lineRequest) {
+	s.mu.Lock()
+	c := s.commands[r.ID]
+	s.mu.Unlock()
+	if c != nil && c.line != nil {
+		c.line.set(r)
+	}
+}
+
 // spawn starts and signals commands, all from one thread. Before Landlock ABI
 // 8 each thread of a process is in a domain of its own, and a domain's processes
 // can signal only their own: the commands must share one, and pid 1 must speak
 // to them from it. The same thread has the filter that asks the guard.
 func (s *supervisor) spawn(g *guard.Setup, work <-chan func(), ready chan<- spawnReady) {
 	runtime.LockOSThread()
-	r := spawnReady{listener: -1, err: scopeThread()}
+	r := spawnReady{listener: -1}
+	if s.foreign == nil {
+		r.err = scopeThread()
+	}
 	if r.err == nil {
 		r.listener, r.err = guardWrites(g)
 	}
@@ -288,7 +340,15 @@ func (s *supervisor) start(r startRequest) {
 		}
 	}
 	if r.Terminal {
-		if f := s.startJob(r.start, stdio); f != nil {
+		var outside *os.File
+		if s.foreign != nil {
+			if len(given) == 0 {
+				refuse(&failure{text: "malformed request"})
+				return
+			}
+			outside = given[0]
+		}
+		if f := s.startJob(r.start, stdio, outside); f != nil {
 			refuse(f)
 		}
 		return
@@ -303,7 +363,7 @@ func (s *supervisor) start(r startRequest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.preferVictims(true)
-	pid, fail := launch(r.start, fds[:], launchOptions{session: true})
+	pid, fail := launch(r.start, fds[:], launchOptions{session: true, numbers: s.foreign})
 	s.preferVictims(false)
 	if fail != nil {
 		refuse(fail)

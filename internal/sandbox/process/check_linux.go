@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/instance"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/warden"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
@@ -123,7 +124,7 @@ func rootsOwn(p string) bool {
 func explain(text string) error {
 	text = strings.TrimSpace(text)
 	if of, ok := warden.LayerFailed(text); ok {
-		return explainLayer(of)
+		return instance.ExplainLayer(of)
 	}
 	has := func(ss ...string) bool {
 		for _, s := range ss {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/bulkhead-dev/bulkhead/internal/childproc"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/instance"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/process/cgroup"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/sandboxtest"
 )
@@ -44,8 +45,9 @@ func controllerUnderTest() int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	i := si.(*Instance)
-	p := parts{Controller: os.Getpid(), Warden: i.warden.Cmd.Process.Pid, Guest: i.PID(), Dirs: i.limits.group.Dirs}
+	i := si.(*instance.Instance)
+	p := parts{Controller: os.Getpid(), Guest: i.PID()}
+	p.Warden, p.Dirs = i.Host()
 	p.Bwrap = childOf(p.Warden)
 	p.Namespace, _ = os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", p.Guest))
 	_, err = i.Start(context.Background(), sandbox.Command{Dir: "/", Env: sandboxtest.Env,

@@ -2,9 +2,7 @@ package process
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 
@@ -12,10 +10,10 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/frame"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/instance"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/process/cgroup"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/warden"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
-	"golang.org/x/sys/unix"
 )
 
 // Prepare implements sandbox.Backend.
@@ -27,7 +25,7 @@ func (b *Backend) Prepare(ctx context.Context, spec sandbox.Spec) (sandbox.Insta
 	return i, nil
 }
 
-func (b *Backend) prepare(ctx context.Context, spec sandbox.Spec) (*Instance, error) {
+func (b *Backend) prepare(ctx context.Context, spec sandbox.Spec) (*instance.Instance, error) {
 	if spec.Network > sandbox.NetRelay {
 		return nil, fmt.Errorf("unknown network %d", spec.Network)
 	}
@@ -42,17 +40,17 @@ func (b *Backend) prepare(ctx context.Context, spec sandbox.Spec) (*Instance, er
 	if err != nil {
 		return nil, err
 	}
-	p, err := arguments(spec, self, tmpfsSize(spec.Limits), os.Stat)
+	p, err := arguments(spec, self, instance.TmpfsSize(spec.Limits), os.Stat)
 	if err != nil {
 		return nil, err
 	}
-	limits, err := enforce(spec)
+	limits, err := instance.Enforce(spec)
 	if err != nil {
 		return nil, err
 	}
 	i, err := b.launch(ctx, spec, bwrap, p, limits)
 	if err != nil {
-		_ = cgroup.Remove(limits.group.Dirs)
+		_ = cgroup.Remove(limits.Group.Dirs)
 		return nil, err
 	}
 	return i, nil
@@ -66,7 +64,7 @@ func (b *Backend) Warm(network sandbox.NetworkKind, layers bool) {
 	warmed := make(chan warm, 1)
 	b.warm, b.warmed = warmed, shape{network, layers}
 	go func() {
-		h, err := warden.Spawn(network == sandbox.NetTAP, layers)
+		h, err := warden.Spawn(warden.Want{TAP: network == sandbox.NetTAP, Layers: layers})
 		warmed <- warm{h, err}
 	}()
 }
@@ -90,7 +88,7 @@ func (b *Backend) warden(network sandbox.NetworkKind, layers bool) (*warden.Hand
 		return w.handle, w.err
 	}
 	b.Discard()
-	return warden.Spawn(network == sandbox.NetTAP, layers)
+	return warden.Spawn(warden.Want{TAP: network == sandbox.NetTAP, Layers: layers})
 }
 
 // shape is what a warden must know before it starts.
@@ -105,7 +103,7 @@ type warm struct {
 }
 
 // launch starts the warden and waits until the supervisor inside is confined.
-func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, bwrap string, p *plan, limits *enforcement) (*Instance, error) {
+func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, bwrap string, p *plan, limits *instance.Enforcement) (*instance.Instance, error) {
 	var files []*os.File
 	defer func() {
 		for _, f := range files {
@@ -118,14 +116,14 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, bwrap string, p
 	}
 	files = append(files, theirs)
 	for _, content := range append([][]byte{[]byte(strings.Join(p.args, "\x00") + "\x00")}, p.data...) {
-		f, err := memoryFile(content)
+		f, err := instance.MemoryFile(content)
 		if err != nil {
 			conn.Close()
 			return nil, err
 		}
 		files = append(files, f)
 	}
-	layers, err := layersOf(p.layers)
+	layers, err := instance.Layers(p.layers)
 	if err != nil {
 		conn.Close()
 		return nil, err
@@ -136,66 +134,31 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, bwrap string, p
 		return nil, explain(err.Error())
 	}
 	err = w.Configure(warden.Config{
-		Bwrap: bwrap, Command: []string{"bwrap", "--args", fmt.Sprint(warden.ArgsFD), "--", supervisor},
-		Group: *limits.group, CPUs: limits.cpus, Memory: limits.memory, Tmpfs: p.tmpfs, Layers: layers,
+		Runtime: bwrap, Command: []string{"bwrap", "--args", fmt.Sprint(warden.ArgsFD), "--", supervisor},
+		Group: *limits.Group, CPUs: limits.CPUs, Memory: limits.Memory, Tmpfs: p.tmpfs, Layers: layers,
 	}, files)
 	if err != nil {
 		conn.Close()
 		return nil, vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "the warden died before the sandbox stood: %v", err)
 	}
-	setup := guest.Setup{ReadOnly: p.readOnly, Writable: p.writable, DataLimit: limits.dataLimit(), TaskLimit: limits.tasks,
-		PinCPUs: len(limits.cpus) > 0, BoundShm: limits.memory > 0, Ports: spec.HostPorts}
+	setup := guest.Setup{ReadOnly: p.readOnly, Writable: p.writable, DataLimit: limits.DataLimit(), TaskLimit: limits.Tasks,
+		PinCPUs: len(limits.CPUs) > 0, BoundShm: limits.Memory > 0, Ports: spec.HostPorts}
 	for _, l := range layers {
 		setup.Layers = append(setup.Layers, string(l.Path))
 	}
 	if spec.Network == sandbox.NetRelay {
 		setup.RelayPort = sandbox.RelayPort
 	}
-	door := inode(theirs)
+	door := instance.Inode(theirs)
 	for _, f := range files { // the end of the supervisor must be the end of its socket
 		f.Close()
 	}
 	files = nil
-	i := newInstance(spec, limits, w, guest.NewClient(conn, setup, spec.Writes), door)
-	if err := i.await(ctx); err != nil {
+	i := instance.New(instance.Parts{Spec: spec, Limits: limits, Warden: w, Guest: guest.NewClient(conn, setup, spec.Writes), Door: door,
+		Runtime: "bwrap", Explain: explain})
+	if err := i.Await(ctx); err != nil {
 		_ = i.Kill()
 		return nil, err
 	}
 	return i, nil
 }
-
-// memoryFile holds bytes for bwrap to read; it is gone with its last reader.
-func memoryFile(content []byte) (*os.File, error) {
-	fd, err := unix.MemfdCreate("bulkhead", unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("memory file: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "memory file")
-	if _, err = f.Write(content); err == nil {
-		_, err = f.Seek(0, io.SeekStart)
-	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("memory file: %w", err)
-	}
-	return f, nil
-}
-
-// tmpfsSize is for memory file systems without a size of their own: a quarter
-// of the machine's memory, and not more than the sandbox may use at all.
-func tmpfsSize(l sandbox.Limits) int64 {
-	size := int64(1 << 30)
-	var si unix.Sysinfo_t
-	if unix.Sysinfo(&si) == nil {
-		size = int64(uint64(si.Totalram) * uint64(si.Unit) / 4)
-	}
-	if l.Memory > 0 {
-		size = min(size, l.Memory)
-	}
-	return max(size, 1<<20)
-}
-
-var (
-	errNotReady = errors.New("the sandbox ended before it was ready")
-	errEOF      = io.EOF
-)

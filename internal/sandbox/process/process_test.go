@@ -11,5 +11,5 @@ import (
 func TestMain(m *testing.M) { sandboxtest.Main(m) }
 
 func TestConformance(t *testing.T) {
-	sandboxtest.EachUser(t, func(t *testing.T) { sandboxtest.Run(t, &Backend{}) })
+	sandboxtest.EachUser(t, func(t *testing.T) { sandboxtest.Run(t, &Backend{}, sandboxtest.Traits{}) })
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/bulkhead-dev/bulkhead/internal/door"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
 	"golang.org/x/sys/unix"
 )
@@ -90,7 +91,15 @@ func attack(args []string) findings {
 		"pid": unix.CLONE_NEWPID, "ipc": unix.CLONE_NEWIPC, "uts": unix.CLONE_NEWUTS, "cgroup": unix.CLONE_NEWCGROUP, "time": unix.CLONE_NEWTIME} {
 		f.met("unshare "+name, unix.Unshare(flag))
 	}
-	f.call("clone newuser", unix.SYS_CLONE, unix.CLONE_NEWUSER|uintptr(unix.SIGCHLD), 0, 0, 0, 0)
+	pid, _, errno := unix.RawSyscall6(unix.SYS_CLONE, unix.CLONE_NEWUSER|uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	if errno == 0 && pid == 0 {
+		unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0) // the child, where there is one
+	}
+	if errno == 0 {
+		f.met("clone newuser", nil)
+	} else {
+		f.met("clone newuser", errno)
+	}
 	f.call("clone3", unix.SYS_CLONE3, 0, 0)
 	if fd, err := unix.Open("/proc/self/ns/net", unix.O_RDONLY, 0); err == nil {
 		f.met("setns", unix.Setns(fd, 0))
@@ -201,6 +210,12 @@ func attack(args []string) findings {
 	return f
 }
 
+// ownAffair is what a foreign kernel does for anyone, in its own memory: no
+// namespace, node, log or device of the host is touched by it.
+var ownAffair = map[string]bool{"clone newuser": true, "unshare cgroup": true, "unshare time": true, "read /proc/1/ns/mnt": true,
+	"mknod char": true, "mknod block": true, "mknod whiteout": true, "socket uevent": true, "syslog": true,
+	"write /proc/sysrq-trigger": true, "read /dev/net/tun": true}
+
 // testAttacks runs every attack inside: none may succeed. Those whose refusal
 // must be ours and not the host's luck are compared by error.
 func testAttacks(t *testing.T, b sandbox.Backend) {
@@ -230,6 +245,7 @@ func testAttacks(t *testing.T, b sandbox.Backend) {
 	for what, met := range f {
 		switch {
 		case met != "SUCCEEDED":
+		case traits.ForeignKernel && ownAffair[what]:
 		case what == "kill -KILL 1":
 			// A signal that the kernel drops for pid 1 "succeeds"; the sandbox
 			// still answers below.
@@ -245,11 +261,11 @@ func testAttacks(t *testing.T, b sandbox.Backend) {
 		"TIOCSTI with high bits": "EPERM", "TIOCLINUX": "EPERM", "process_vm_readv 1": "EPERM", "pidfd_getfd 1": "EPERM", "kill a host process": "ESRCH",
 		"open_by_handle_at": "EPERM", "mknod whiteout": "EACCES", "ptrace job": "EPERM", "personality READ_IMPLIES_EXEC": "EPERM", "read " + canary: "ENOENT",
 	} {
-		if f[what] != want {
+		if f[what] != want && !traits.ForeignKernel {
 			t.Errorf("%s: %q, want %s", what, f[what], want)
 		}
 	}
-	if _, code := Output(t, i, "", Probe, "foreign"); runtime.GOARCH == "amd64" && code != 128+int(unix.SIGSYS) {
+	if _, code := Output(t, i, "", Probe, "foreign"); runtime.GOARCH == "amd64" && !traits.ForeignKernel && code != 128+int(unix.SIGSYS) {
 		t.Errorf("a system call of another architecture: exit %d, want %d", code, 128+int(unix.SIGSYS))
 	}
 	if out, _ := Output(t, i, "", "echo", "alive"); out != "alive\n" {
@@ -265,6 +281,9 @@ func testIsolation(t *testing.T, b sandbox.Backend) {
 		Ask(t, i, &p, "posture")
 		mine := Namespaces("self")
 		for k, v := range p.Namespaces {
+			if v == "" && traits.ForeignKernel {
+				continue // gVisor has no such namespace to show
+			}
 			if v == mine[k] || v == "" {
 				t.Errorf("network %s: the %s namespace is the host's (%q)", name, k, v)
 			}
@@ -289,7 +308,11 @@ func testIsolation(t *testing.T, b sandbox.Backend) {
 			t.Error("the host's environment is visible inside")
 		}
 		pid1 := Namespaces(strconv.Itoa(i.PID()))
-		if pid1["pid"] != p.Namespaces["pid"] {
+		if traits.ForeignKernel {
+			if pid1["pid"] == mine["pid"] {
+				t.Errorf("PID %d is not the sandbox's: %v", i.PID(), pid1)
+			}
+		} else if pid1["pid"] != p.Namespaces["pid"] {
 			t.Errorf("PID %d is not the sandbox's: %v", i.PID(), pid1)
 		}
 	}
@@ -297,7 +320,7 @@ func testIsolation(t *testing.T, b sandbox.Backend) {
 
 func testRelay(t *testing.T, b sandbox.Backend) {
 	i := Prepare(t, b, Spec(sandbox.NetRelay))
-	l, err := net.FileListener(i.Link())
+	l, err := door.Listener(i.Link())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -319,5 +342,4 @@ func testRelay(t *testing.T, b sandbox.Backend) {
 	if out, code := Output(t, i, "", "bash", "-c", "timeout 2 bash -c 'cat < /dev/tcp/192.0.2.1/80'"); code == 0 {
 		t.Errorf("past the relay: %q", out)
 	}
-	l.(*net.TCPListener).SetDeadline(time.Now())
 }

@@ -100,12 +100,37 @@ func testLimitMemory(t *testing.T, b sandbox.Backend) {
 	}
 }
 
+type spent struct{ Used, Wall float64 } // seconds
+
+// burnt is what threads that want all processors got of them.
+func burnt(t *testing.T, i sandbox.Instance, threads, d string) (r spent) {
+	t.Helper()
+	before, start := processorTime(i.PID()), time.Now()
+	Ask(t, i, &r, "burn", threads, d)
+	if traits.ForeignKernel { // its own count is its own guess: what the host saw
+		r = spent{processorTime(i.PID()) - before, time.Since(start).Seconds()}
+	}
+	return r
+}
+
+// processorTime of a process and all below it, in seconds.
+func processorTime(pid int) (sum float64) {
+	const ticks = 100 // USER_HZ of every port of Linux that Go has
+	for _, p := range Descendants(pid) {
+		stat := read("/proc/" + p + "/stat")
+		f := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
+		if len(f) > 12 {
+			sum += float64(number(f[11])+number(f[12])) / ticks
+		}
+	}
+	return sum
+}
+
 func testLimitCPUs(t *testing.T, b sandbox.Backend) {
 	s := Spec(sandbox.NetNone)
 	s.Limits.CPUs = 1
 	i := Prepare(t, b, s)
-	var r struct{ Used, Wall float64 }
-	Ask(t, i, &r, "burn", "4", "600ms")
+	r := burnt(t, i, "4", "600ms")
 	if r.Used > 1.3*r.Wall {
 		t.Errorf("used %.2f s of processor in %.2f s, limit 1", r.Used, r.Wall)
 	}
@@ -123,7 +148,7 @@ func testLimitCPUs(t *testing.T, b sandbox.Backend) {
 		return
 	}
 	defer j.Kill()
-	Ask(t, j, &r, "burn", "2", "1s")
+	r = burnt(t, j, "2", "1s")
 	if r.Used > 0.5*r.Wall {
 		t.Errorf("used %.2f s of processor in %.2f s, limit 0.25", r.Used, r.Wall)
 	}

@@ -21,12 +21,12 @@ import (
 
 func init() { childproc.Register(Child, run) }
 
-const maxStderr = 4096 // bytes of bwrap's (and a dying supervisor's) words to keep
+const maxStderr = 4096 // bytes of the runtime's (and a dying supervisor's) words to keep
 
 type keeper struct {
 	cfg   Config
 	conn  *frame.Conn
-	bwrap int
+	first int // the runtime
 
 	ended chan struct{} // closed when no child is left
 	stop  chan struct{} // closed when everything must end
@@ -37,7 +37,7 @@ type keeper struct {
 }
 
 func run() int {
-	// bwrap's death signal is tied to the thread that forked it: this one,
+	// The runtime's death signal is tied to the thread that forked it: this one,
 	// which lives as long as the process.
 	runtime.LockOSThread()
 	if err := childproc.CloseInherited(3); err != nil {
@@ -89,7 +89,7 @@ func (k *keeper) report(r Report, files ...*os.File) {
 	_ = k.conn.Send(time.Now().Add(10*time.Second), r, files...)
 }
 
-// start starts bwrap, and makes the TAP while bwrap works.
+// start starts the runtime, and makes the TAP while bwrap works.
 func (k *keeper) start(files []*os.File) error {
 	if len(files) < 2 {
 		return errors.New("warden: the guest's socket or the arguments are missing")
@@ -105,6 +105,11 @@ func (k *keeper) start(files []*os.File) error {
 	}
 	if k.cfg.SealDevices {
 		if err := sealDevices(); err != nil {
+			return err
+		}
+	}
+	if k.cfg.Init { // the runtime takes the link as it finds it
+		if err := k.link(); err != nil {
 			return err
 		}
 	}
@@ -125,25 +130,40 @@ func (k *keeper) start(files []*os.File) error {
 	for _, f := range files[2:] {
 		fds = append(fds, f.Fd())
 	}
-	k.bwrap, err = k.fork(fds)
+	k.first, err = k.fork(fds)
 	for _, f := range append(files, infoW, errW) {
 		f.Close()
 	}
 	if err != nil {
-		return fmt.Errorf("starting %s: %w", k.cfg.Bwrap, err)
+		return fmt.Errorf("starting %s: %w", k.cfg.Runtime, err)
 	}
 	go k.reap(errR)
-	go k.learnPID(infoR)
-	if k.cfg.TAP {
-		tap, err := openTAP()
-		if err != nil {
+	if k.cfg.Init {
+		infoR.Close()
+		k.announce(k.first)
+	} else {
+		go k.learnPID(infoR)
+	}
+	if !k.cfg.Init {
+		if err := k.link(); err != nil {
 			k.killAll()
 			return err
 		}
-		k.report(Report{Kind: KindTAP}, tap)
-		tap.Close()
 	}
 	return nil
+}
+
+// link makes the TAP, if there is to be one, and hands it out.
+func (k *keeper) link() error {
+	if !k.cfg.TAP {
+		return nil
+	}
+	tap, err := openTAP()
+	if err != nil {
+		return err
+	}
+	k.report(Report{Kind: KindTAP}, tap)
+	return tap.Close()
 }
 
 // sealDevices makes /dev read-only in this process's own mount namespace. bwrap
@@ -164,10 +184,14 @@ func sealDevices() error {
 	return nil
 }
 
-// fork starts bwrap from this thread inside the sandbox's cgroups and on its
+// fork starts the runtime from this thread inside the sandbox's cgroups and on its
 // processors, and brings the thread back.
 func (k *keeper) fork(fds []uintptr) (int, error) {
 	attr := &syscall.ProcAttr{Dir: "/", Env: []string{}, Files: fds, Sys: &syscall.SysProcAttr{Setsid: true}}
+	if k.cfg.Init {
+		attr.Sys.Cloneflags = syscall.CLONE_NEWPID | syscall.CLONE_NEWNS
+		attr.Sys.Pdeathsig = syscall.SIGKILL
+	}
 	if k.cfg.Group.Unified != "" {
 		fd, err := unix.Open(k.cfg.Group.Unified, unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_PATH, 0)
 		if err != nil {
@@ -194,7 +218,7 @@ func (k *keeper) fork(fds []uintptr) (int, error) {
 		}
 		defer func() { _ = unix.SchedSetaffinity(0, &before) }()
 	}
-	pid, err := syscall.ForkExec(k.cfg.Bwrap, k.cfg.Command, attr)
+	pid, err := syscall.ForkExec(k.cfg.Runtime, k.cfg.Command, attr)
 	for _, f := range k.cfg.Group.Leave {
 		if lerr := os.WriteFile(f, []byte("0"), 0); lerr != nil && err == nil {
 			err = fmt.Errorf("leaving the cgroup: %w", lerr)
@@ -203,7 +227,7 @@ func (k *keeper) fork(fds []uintptr) (int, error) {
 	return pid, err
 }
 
-// reap waits for every child; orphans of bwrap are children too.
+// reap waits for every child; orphans of the runtime are children too.
 func (k *keeper) reap(stderr *os.File) {
 	words := make(chan string, 1)
 	go func() {
@@ -217,7 +241,7 @@ func (k *keeper) reap(stderr *os.File) {
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			break
 		}
-		if pid == k.bwrap {
+		if pid == k.first {
 			// Killed before its child had asked for a death signal, it leaves an
 			// orphan that waits for it for ever.
 			k.end()
@@ -240,10 +264,14 @@ func (k *keeper) learnPID(info *os.File) {
 	if err := json.NewDecoder(io.LimitReader(info, 4096)).Decode(&v); err != nil || v.PID <= 1 {
 		return // bwrap failed; its words tell why
 	}
+	k.announce(v.PID)
+}
+
+func (k *keeper) announce(first int) {
 	k.mu.Lock()
-	k.guest = v.PID
+	k.guest = first
 	k.mu.Unlock()
-	k.report(Report{Kind: KindPID, PID: v.PID})
+	k.report(Report{Kind: KindPID, PID: first})
 }
 
 // awaitController returns when the controller closes its end or dies.

@@ -35,7 +35,7 @@ func (k *keeper) watchMemory() {
 		if guest == 0 {
 			continue
 		}
-		m := meter{root: fmt.Sprintf("/proc/%d/root", guest), tmpfs: k.cfg.Tmpfs}
+		m := meter{root: fmt.Sprintf("/proc/%d/root", guest), tmpfs: k.cfg.Tmpfs, foreign: k.cfg.Init}
 		// The cheap sum counts pages shared after a fork several times: it can
 		// only be too high. What it finds is counted again exactly.
 		if m.quick(n%5 == 0) > k.cfg.Memory && m.exact() > k.cfg.Memory {
@@ -51,6 +51,9 @@ func (k *keeper) watchMemory() {
 type meter struct {
 	root  string
 	tmpfs []string
+	// foreign: the processes are gVisor's. All memory that they share is in files
+	// without a name, and several of them are one address space.
+	foreign bool
 }
 
 func (m meter) quick(files bool) int64 {
@@ -72,6 +75,9 @@ func (m meter) exact() int64 {
 		b, _ := os.ReadFile(p + "/smaps_rollup")
 		sum += kilobytes(b, "Pss_Anon:", "SwapPss:")
 		mapped += kilobytes(b, "Pss_Shmem:")
+	}
+	if m.foreign {
+		return sum + files
 	}
 	// Mapped shared memory may be of those files or have no name at all; the
 	// larger of the two never counts a page twice.

@@ -16,13 +16,21 @@ type Handle struct {
 	Cmd  *exec.Cmd
 	conn *frame.Conn
 
-	tap, root bool
+	tap, seal bool
 }
 
-// Spawn starts a warden, with a network namespace of its own if there is to be a
-// TAP, and a mount namespace if there are to be layers. It waits for Configure, and
-// ends with Close or its starter.
-func Spawn(tap, layers bool) (*Handle, error) {
+// Want is what a warden must have from its start.
+type Want struct {
+	TAP    bool // a network namespace of its own, for the link
+	Layers bool // a mount namespace of its own, for them
+	// Own: all of these in any case, because the runtime makes none, and no /dev
+	// of the host's inside.
+	Own bool
+}
+
+// Spawn starts a warden. It waits for Configure, and ends with Close or its
+// starter.
+func Spawn(want Want) (*Handle, error) {
 	conn, theirs, err := frame.Pair()
 	if err != nil {
 		return nil, err
@@ -40,32 +48,33 @@ func Spawn(tap, layers bool) (*Handle, error) {
 		// ordinary user can't give his up.)
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: 0, Gid: 0}
 	}
-	if tap {
+	if want.TAP || want.Own {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWNET
 	}
-	if layers {
+	if want.Layers {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWNS
 	}
-	if tap || layers {
+	if want.TAP || want.Layers || want.Own {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
 		cmd.SysProcAttr.GidMappingsEnableSetgroups = root
 	}
-	if root {
+	seal := root && !want.Own
+	if seal {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWNS
 	}
 	if err := cmd.Start(); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("starting the warden: %w", err)
 	}
-	return &Handle{Cmd: cmd, conn: conn, tap: tap, root: root}, nil
+	return &Handle{Cmd: cmd, conn: conn, tap: want.TAP, seal: seal}, nil
 }
 
 // Configure tells a warden what to start. The files stay the caller's. After an
 // error the warden is gone.
 func (h *Handle) Configure(cfg Config, files []*os.File) error {
-	cfg.TAP, cfg.SealDevices, cfg.Files = h.tap, h.root, len(files)
+	cfg.TAP, cfg.SealDevices, cfg.Files = h.tap, h.seal, len(files)
 	deadline := time.Now().Add(10 * time.Second)
 	first := files[:min(len(files), frame.MaxFiles)]
 	err := h.conn.Send(deadline, cfg, first...)

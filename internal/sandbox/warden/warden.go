@@ -1,15 +1,16 @@
-// Package warden keeps a process sandbox's outer half: the process between the
-// controller and bwrap.
+// Package warden keeps a sandbox's outer half: the process between the
+// controller and the program that makes the sandbox (bwrap, or what starts
+// gVisor): the runtime.
 //
 // The warden (childproc "warden") runs outside the sandbox with the user's
-// identity, in a user and network namespace of its own where a TAP is wanted, and
-// in a user and mount namespace where layers are (root has a mount namespace always).
-// It gets everything over its control socket (descriptor 3, package frame), so
-// that nothing shows in ps. It makes the TAP and sends its descriptor, starts
-// bwrap in the sandbox's cgroup, and stays: when the controller closes the
-// socket or dies, when bwrap or the sandbox ends, or when the sandbox exceeds a
-// limit that no cgroup enforces, it kills everything, waits until the last
-// process is gone, removes the cgroup and exits.
+// identity, in a user and network namespace of its own where a TAP or a foreign
+// kernel is wanted, and in a user and mount namespace where layers are (root has a
+// mount namespace always). It gets everything over its control socket (descriptor
+// 3, package frame), so that nothing shows in ps. It makes the TAP and sends its
+// descriptor, starts the runtime in the sandbox's cgroup, and stays: when the
+// controller closes the socket or dies, when the runtime or the sandbox ends, or
+// when the sandbox exceeds a limit that no cgroup enforces, it kills everything,
+// waits until the last process is gone, removes the cgroup and exits.
 //
 // It reads nothing that comes from inside the sandbox but the numbers that the
 // kernel shows about its processes.
@@ -23,20 +24,24 @@ const Child = "warden"
 // Interface is the TAP's name inside the sandbox.
 const Interface = "tap0"
 
-// Descriptors as bwrap and its child see them. Files of Config come behind.
+// Descriptors as the runtime and its child see them. Files of Config come behind.
 const (
 	GuestFD = 3 // the guest supervisor's control socket
-	ArgsFD  = 4 // bwrap's arguments, for --args
-	InfoFD  = 5 // for --info-fd; the warden makes it
+	ArgsFD  = 4 // what the runtime is to do: bwrap's arguments, for --args
+	InfoFD  = 5 // for bwrap's --info-fd; the warden makes it
 	DataFD  = 6 // the first of the data files
 )
 
 // Config is what the warden gets to know.
 type Config struct {
-	Bwrap   string       `json:"bwrap"`
-	Command []string     `json:"command"` // argv of bwrap
-	TAP     bool         `json:"tap,omitempty"`
-	Group   cgroup.Group `json:"group"` // to start bwrap in, and to remove at the end
+	Runtime string   `json:"runtime"`
+	Command []string `json:"command"` // argv of the runtime
+	// Init makes the runtime the first process of a pid and mount namespace of
+	// its own, so that everything that it starts ends with it. Otherwise it makes
+	// those itself, and says over InfoFD which process is the first.
+	Init  bool         `json:"init,omitempty"`
+	TAP   bool         `json:"tap,omitempty"`
+	Group cgroup.Group `json:"group"` // to start bwrap in, and to remove at the end
 	// Without a cgroup for them:
 	CPUs   []int    `json:"cpus,omitempty"`   // the processors the sandbox may use
 	Memory int64    `json:"memory,omitempty"` // bytes; watched
@@ -69,7 +74,7 @@ const (
 	KindPID   = "pid"   // the sandbox's first process exists
 	KindError = "error" // setting up failed; Text says why
 	KindLimit = "limit" // Text names the limit that was exceeded; the sandbox is killed
-	KindEnded = "ended" // nothing runs any more; Text is what bwrap said
+	KindEnded = "ended" // nothing runs any more; Text is what the runtime said
 )
 
 // Report is what the warden sends.

@@ -1,9 +1,18 @@
-package process
+// Package instance is the part of a sandbox that all backends with a warden
+// share: the controller's hold on a warden and on a guest supervisor, together
+// a sandbox.Instance.
+//
+// It runs in the controller. A backend starts the two and hands them to New;
+// from then on they end together: whichever dies first takes the other along,
+// the warden's last report says why, and when Done is closed nothing of either
+// runs and the cgroup is removed, also if the warden was killed.
+package instance
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"slices"
@@ -19,17 +28,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// errNotReady: the warden ended first.
+var errNotReady = errors.New("the sandbox ended before it was ready")
+
 // wardenPatience is how long a warden may take to end before it is killed
 // itself.
 const wardenPatience = 3 * time.Second
 
+// Parts are what an Instance is made of.
+type Parts struct {
+	Spec   sandbox.Spec
+	Limits *Enforcement
+	Warden *warden.Handle
+	Guest  *guest.Client
+	// Door is the inode of the supervisor's end of the guest's socket, by which
+	// orphans are found; see Inode.
+	Door uint64
+	// Foreign: the kernel inside numbers devices by itself, and who arranged the
+	// mounts has looked at the layers.
+	Foreign bool
+	// Runtime is what the warden runs ("bwrap"), for messages.
+	Runtime string
+	// Explain turns what the warden or the runtime said into an error with the
+	// remedy.
+	Explain func(text string) error
+}
+
 // Instance implements sandbox.Instance.
 type Instance struct {
-	spec   sandbox.Spec
-	limits *enforcement
-	warden *warden.Handle
-	guest  *guest.Client
-	door   uint64 // inode of the supervisor's end of the guest's socket
+	Parts
 
 	known chan struct{} // closed when the pid (and the TAP) are there
 	words chan struct{} // closed when the warden says no more
@@ -49,9 +76,9 @@ type Instance struct {
 	oom      bool
 }
 
-func newInstance(spec sandbox.Spec, limits *enforcement, w *warden.Handle, g *guest.Client, door uint64) *Instance {
-	i := &Instance{spec: spec, door: door, limits: limits, warden: w, guest: g, pidfd: -1,
-		known: make(chan struct{}), words: make(chan struct{}), done: make(chan struct{})}
+// New takes the parts over.
+func New(p Parts) *Instance {
+	i := &Instance{Parts: p, pidfd: -1, known: make(chan struct{}), words: make(chan struct{}), done: make(chan struct{})}
 	go i.listen()
 	go i.supervise()
 	return i
@@ -62,7 +89,7 @@ func (i *Instance) listen() {
 	defer close(i.words)
 	announced := false
 	for {
-		r, f, err := i.warden.Receive()
+		r, f, err := i.Warden.Receive()
 		if err != nil {
 			return
 		}
@@ -83,13 +110,13 @@ func (i *Instance) listen() {
 			i.limit = r.Text
 		case warden.KindEnded:
 			i.ended = true
-			i.exceeded = exceeded(i.spec.Limits, r.OOMKills, r.RefusedTasks)
+			i.exceeded = exceeded(i.Spec.Limits, r.OOMKills, r.RefusedTasks)
 			i.oom = r.OOMKills > 0
 			if r.Text != "" {
 				i.failed = r.Text
 			}
 		}
-		if !announced && i.pid > 0 && (i.link != nil || i.spec.Network != sandbox.NetTAP) {
+		if !announced && i.pid > 0 && (i.link != nil || i.Spec.Network != sandbox.NetTAP) {
 			announced = true
 			close(i.known)
 		}
@@ -97,9 +124,10 @@ func (i *Instance) listen() {
 	}
 }
 
-// await waits until the instance can be used.
-func (i *Instance) await(ctx context.Context) error {
-	listener, err := i.guest.Ready(ctx)
+// Await waits until the instance can be used; on an error its caller still has
+// to Kill it.
+func (i *Instance) Await(ctx context.Context) error {
+	listener, err := i.Guest.Ready(ctx)
 	if err == nil {
 		select {
 		case <-i.known:
@@ -115,7 +143,7 @@ func (i *Instance) await(ctx context.Context) error {
 		if listener != nil {
 			i.link = listener
 		}
-		if seen := i.guest.Devices(); !slices.Equal(seen, i.layers) {
+		if seen := i.Guest.Devices(); !i.Foreign && !slices.Equal(seen, i.layers) {
 			return vocabulary.Exitf(vocabulary.ExitRefused, "the staged workspace was exchanged while the sandbox was made\nnothing was started\nrun the command again")
 		}
 		return nil
@@ -124,8 +152,8 @@ func (i *Instance) await(ctx context.Context) error {
 		return ctx.Err()
 	}
 	// The parts tell it better than the end of a connection.
-	i.guest.Close()
-	i.warden.Stop()
+	i.Guest.Close()
+	i.Warden.Stop()
 	select {
 	case <-i.words:
 	case <-time.After(wardenPatience):
@@ -134,37 +162,37 @@ func (i *Instance) await(ctx context.Context) error {
 	defer i.mu.Unlock()
 	switch {
 	case i.failed != "":
-		return explain(i.failed)
+		return i.Explain(i.failed)
 	case !i.ended:
 		return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "the sandbox's warden died before the sandbox was ready\nnothing was started")
-	case errors.Is(err, net.ErrClosed), errors.Is(err, errEOF), errors.Is(err, unix.ECONNRESET), errors.Is(err, errNotReady):
-		return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "the sandbox's supervisor or bwrap died before the sandbox was ready\nnothing was started")
+	case errors.Is(err, net.ErrClosed), errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET), errors.Is(err, errNotReady):
+		return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "the sandbox's supervisor or %s died before the sandbox was ready\nnothing was started", i.Runtime)
 	}
-	return explain(err.Error())
+	return i.Explain(err.Error())
 }
 
 // supervise ends everything when one part has ended.
 func (i *Instance) supervise() {
 	select {
-	case <-i.guest.Done():
+	case <-i.Guest.Done():
 	case <-i.words:
 	}
-	i.guest.Close()
-	i.warden.Stop()
+	i.Guest.Close()
+	i.Warden.Stop()
 	select {
 	case <-i.words:
 	case <-time.After(wardenPatience):
-		_ = i.warden.Cmd.Process.Kill()
+		_ = i.Warden.Cmd.Process.Kill()
 		<-i.words
 	}
-	_ = i.warden.Cmd.Wait()
-	i.warden.Close()
-	<-i.guest.Done()
+	_ = i.Warden.Cmd.Wait()
+	i.Warden.Close()
+	<-i.Guest.Done()
 
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if !i.ended {
-		killHolders(i.door)
+		killHolders(i.Door)
 	}
 	if i.pidfd >= 0 {
 		if !i.ended {
@@ -177,12 +205,12 @@ func (i *Instance) supervise() {
 		i.pidfd = -1
 	}
 	if !i.ended { // the warden can't tell any more
-		i.exceeded = exceeded(i.spec.Limits, i.limits.group.OOMKills(), i.limits.group.RefusedTasks())
+		i.exceeded = exceeded(i.Spec.Limits, i.Limits.Group.OOMKills(), i.Limits.Group.RefusedTasks())
 	}
 	if i.limit != "" {
 		i.exceeded = append(i.exceeded, i.limit)
 	}
-	err := cgroup.Remove(i.limits.group.Dirs)
+	err := cgroup.Remove(i.Limits.Group.Dirs)
 	i.cause = i.judge()
 	if i.cause == nil && err != nil {
 		i.cause = err
@@ -192,7 +220,7 @@ func (i *Instance) supervise() {
 
 // judge says why the instance ended.
 func (i *Instance) judge() error {
-	guestErr := i.guest.Err()
+	guestErr := i.Guest.Err()
 	switch {
 	case i.limit != "":
 		return fmt.Errorf("the sandbox exceeded its limit on %s and was ended", i.limit)
@@ -204,10 +232,10 @@ func (i *Instance) judge() error {
 		return errors.New("the sandbox ended: its warden died")
 	case i.failed != "":
 		return fmt.Errorf("the sandbox ended: %s", i.failed)
-	case guestErr != nil && !errors.Is(guestErr, errEOF) && !errors.Is(guestErr, unix.ECONNRESET) && !errors.Is(guestErr, net.ErrClosed):
+	case guestErr != nil && !errors.Is(guestErr, io.EOF) && !errors.Is(guestErr, unix.ECONNRESET) && !errors.Is(guestErr, net.ErrClosed):
 		return fmt.Errorf("the sandbox ended: %w", guestErr)
 	}
-	return errors.New("the sandbox ended: its supervisor or bwrap died")
+	return fmt.Errorf("the sandbox ended: its supervisor or %s died", i.Runtime)
 }
 
 // awaitExit waits for a process that was killed; as pid 1 of its namespace it
@@ -230,20 +258,26 @@ func (i *Instance) Link() *os.File {
 }
 
 // Listeners implements sandbox.Instance.
-func (i *Instance) Listeners() []sandbox.Listener { return i.guest.Ports() }
+func (i *Instance) Listeners() []sandbox.Listener { return i.Guest.Ports() }
 
 // Dial implements sandbox.Instance.
 func (i *Instance) Dial(ctx context.Context, port int) (net.Conn, error) {
-	return i.guest.Dial(ctx, port)
+	return i.Guest.Dial(ctx, port)
 }
 
 // Start implements sandbox.Instance.
 func (i *Instance) Start(ctx context.Context, c sandbox.Command) (sandbox.Process, error) {
-	p, err := i.guest.Start(ctx, c)
+	p, err := i.Guest.Start(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	return p, nil
+}
+
+// Host names what the instance has on the host beside PID, for tests that kill
+// it: the warden's process id and the folders of its cgroup.
+func (i *Instance) Host() (warden int, cgroups []string) {
+	return i.Warden.Cmd.Process.Pid, i.Limits.Group.Dirs
 }
 
 // PID implements sandbox.Instance.
@@ -286,12 +320,12 @@ func (i *Instance) Kill() error {
 	i.mu.Lock()
 	i.killed = true
 	i.mu.Unlock()
-	i.warden.Stop()
+	i.Warden.Stop()
 	<-i.done
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.limit != "" {
-		return nil
+	if i.limit != "" || i.oom {
+		return nil // a limit did it before
 	}
 	return i.cause
 }

@@ -1,4 +1,4 @@
-package process
+package instance
 
 import (
 	"bytes"
@@ -57,8 +57,8 @@ func isOpen(ino uint64) bool {
 	return false
 }
 
-// inode is the number by which /proc knows a socket; 0 if it is not known.
-func inode(f *os.File) (ino uint64) {
+// Inode is the number by which /proc knows a socket; 0 if it is not known.
+func Inode(f *os.File) (ino uint64) {
 	rc, err := f.SyscallConn()
 	if err != nil {
 		return 0

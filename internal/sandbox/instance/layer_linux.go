@@ -1,4 +1,4 @@
-package process
+package instance
 
 import (
 	"bytes"
@@ -11,8 +11,8 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
-// layersOf says what the warden makes overlays of.
-func layersOf(overlays []vocabulary.Mount) (layers []warden.Layer, err error) {
+// Layers says what the warden makes overlays of.
+func Layers(overlays []vocabulary.Mount) (layers []warden.Layer, err error) {
 	for _, m := range overlays {
 		var st unix.Stat_t
 		if err := unix.Lstat(m.Source, &st); err != nil {
@@ -24,8 +24,8 @@ func layersOf(overlays []vocabulary.Mount) (layers []warden.Layer, err error) {
 	return layers, nil
 }
 
-// explainLayer is for a layer that this host can't mount.
-func explainLayer(text string) error {
+// ExplainLayer is for a layer that this host can't mount.
+func ExplainLayer(text string) error {
 	remedy := "use mode rw, or a newer kernel: layers of ordinary users need Linux 5.11"
 	if known, err := os.ReadFile("/proc/filesystems"); err == nil && !bytes.Contains(known, []byte("\toverlay\n")) {
 		remedy = "load it: sudo modprobe overlay; or use mode rw"

@@ -1,4 +1,4 @@
-package process
+package instance
 
 import (
 	"fmt"
@@ -16,19 +16,19 @@ import (
 // the warden, which counts what is really used.
 const dataSlack = 512 << 20
 
-// enforcement is how the limits of one sandbox are enforced.
-type enforcement struct {
-	group *cgroup.Group
+// Enforcement is how the limits of one sandbox are enforced.
+type Enforcement struct {
+	Group *cgroup.Group
 	// Without a cgroup for them:
-	memory int64
-	tasks  uint64
-	cpus   []int
+	Memory int64  // bytes, for the warden to watch
+	Tasks  uint64 // RLIMIT_NPROC
+	CPUs   []int  // processors to run on
 }
 
-// enforce chooses the means for each limit. A limit without means is an error.
-func enforce(spec sandbox.Spec) (*enforcement, error) {
+// Enforce chooses the means for each limit. A limit without means is an error.
+func Enforce(spec sandbox.Spec) (*Enforcement, error) {
 	l := spec.Limits
-	e := &enforcement{group: &cgroup.Group{}}
+	e := &Enforcement{Group: &cgroup.Group{}}
 	if l.Memory < 0 || l.PIDs < 0 || l.CPUs < 0 {
 		return nil, fmt.Errorf("a limit is negative")
 	}
@@ -39,7 +39,7 @@ func enforce(spec sandbox.Spec) (*enforcement, error) {
 	if err != nil {
 		return nil, vocabulary.Exitf(vocabulary.ExitNoIsolation, "%w\nthe limits of this session can't be enforced", err)
 	}
-	e.group = g
+	e.Group = g
 	if err := e.withoutCgroup(l); err != nil {
 		_ = cgroup.Remove(g.Dirs)
 		return nil, err
@@ -47,19 +47,19 @@ func enforce(spec sandbox.Spec) (*enforcement, error) {
 	return e, nil
 }
 
-func (e *enforcement) withoutCgroup(l sandbox.Limits) error {
-	if l.Memory > 0 && e.group.Memory == "" {
-		e.memory = l.Memory
+func (e *Enforcement) withoutCgroup(l sandbox.Limits) error {
+	if l.Memory > 0 && e.Group.Memory == "" {
+		e.Memory = l.Memory
 	}
-	if l.PIDs > 0 && e.group.PIDs == "" {
+	if l.PIDs > 0 && e.Group.PIDs == "" {
 		if os.Geteuid() == 0 {
 			return vocabulary.Exitf(vocabulary.ExitNoIsolation,
 				"the limit on processes can't be enforced: root has no writable cgroup with the pids controller here, and RLIMIT_NPROC does not bind root\n"+
 					"run as an ordinary user, or remove limits.pids")
 		}
-		e.tasks = uint64(l.PIDs) + cgroup.Overhead
+		e.Tasks = uint64(l.PIDs) + cgroup.Overhead
 	}
-	if l.CPUs > 0 && e.group.CPUs == "" {
+	if l.CPUs > 0 && e.Group.CPUs == "" {
 		var have unix.CPUSet
 		if err := unix.SchedGetaffinity(0, &have); err != nil {
 			return fmt.Errorf("processors: %w", err)
@@ -77,17 +77,17 @@ func (e *enforcement) withoutCgroup(l sandbox.Limits) error {
 					"delegate one (systemd: Delegate=cpu), or ask for at least 1", l.CPUs)
 		}
 		rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-		e.cpus = all[:min(want, len(all))]
+		e.CPUs = all[:min(want, len(all))]
 	}
 	return nil
 }
 
-// dataLimit is RLIMIT_DATA for each process.
-func (e *enforcement) dataLimit() uint64 {
-	if e.memory == 0 {
+// DataLimit is RLIMIT_DATA for each process.
+func (e *Enforcement) DataLimit() uint64 {
+	if e.Memory == 0 {
 		return 0
 	}
-	return uint64(e.memory) + dataSlack
+	return uint64(e.Memory) + dataSlack
 }
 
 // exceeded names the limits that a cgroup counted hits of.
