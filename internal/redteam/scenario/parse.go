@@ -123,6 +123,7 @@ func (p *parser) header(s *Scenario, text string) {
 		"outcome":   func(n *yaml.Node) { s.Outcome = p.oneOf(n, Outcomes) },
 		"attacker":  func(n *yaml.Node) { s.Attacker = p.text(n) },
 		"reference": func(n *yaml.Node) { s.Reference = p.text(n) },
+		"unproven":  func(n *yaml.Node) { s.Unproven = p.text(n) },
 		"known":     func(n *yaml.Node) { s.Known = p.text(n) },
 		"tiers": func(n *yaml.Node) {
 			p.list(n, func(n *yaml.Node) { s.Tiers = append(s.Tiers, p.oneOf(n, Tiers)) })
@@ -154,7 +155,9 @@ func (p *parser) header(s *Scenario, text string) {
 		},
 		"effects": func(n *yaml.Node) { p.list(n, func(n *yaml.Node) { s.Effects = append(s.Effects, p.effect(n)) }) },
 		"twin":    func(n *yaml.Node) { p.list(n, func(n *yaml.Node) { s.Twin = append(s.Twin, p.effect(n)) }) },
-		"may-die": func(n *yaml.Node) { s.MayDie = p.oneOf(n, []string{"yes", "no", "true", "false"}) == "true" || n.Value == "yes" },
+		"may-die": func(n *yaml.Node) {
+			s.MayDie = p.oneOf(n, []string{"yes", "no", "true", "false"}) == "true" || n.Value == "yes"
+		},
 		"limit": func(n *yaml.Node) {
 			d, err := time.ParseDuration(p.text(n))
 			if err != nil || d < time.Second || d > maxLimit {

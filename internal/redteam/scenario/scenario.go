@@ -47,6 +47,8 @@ type Scenario struct {
 	// MayDie: the payload may be ended by what it does (a memory bomb); that it
 	// began is then proof enough that it ran.
 	MayDie bool `json:"may_die,omitempty"`
+	// Unproven says why the attack may fail on some hosts even with nothing in its way.
+	Unproven string `json:"unproven,omitempty"`
 	// Known says why this attack succeeds against the present version: a defect
 	// with a name, which still fails the gate.
 	Known string `json:"known,omitempty"`
@@ -105,8 +107,8 @@ func (e Effect) InProject() bool { return strings.HasPrefix(e.At, "./") }
 var (
 	Outcomes = []string{"escape", "host leak", "exfiltration", "lateral movement", "denial of service"}
 	Tiers    = []string{"process", "container", "vm"}
-	// Features of a host: network and host need a private machine to stage on,
-	// which only root can have; root needs the session to be root's.
+	// Features of a host: private is a machine of its own to stage on, which for
+	// contained runs only root can have; root and ordinary say whose session it must be.
 	Features = []string{"private", "root", "ordinary"}
 	// Categories are those of the catalogue, and incident.
 	Categories = []string{
