@@ -270,13 +270,13 @@ func (p *parser) effect(n *yaml.Node) (e Effect) {
 		"has": func(n *yaml.Node) { e.Has = p.oneOf(n, []string{"secret", "key", "beacon"}) },
 		"is":  func(n *yaml.Node) { e.Is = p.oneOf(n, []string{"created", "changed", "removed"}) },
 	}, nil)
-	named := slices.Contains([]string{"thief", "model", "second", "marker"}, e.At) || strings.HasPrefix(e.At, "listener:")
+	named := slices.Contains([]string{"thief", "model", "provider", "second", "marker"}, e.At) || strings.HasPrefix(e.At, "listener:")
 	switch {
 	case len(p.errs) > before:
 	case (e.Has == "") == (e.Is == ""):
 		p.node(n, "for example {at: thief, has: secret}", "an effect is what a place has or what became of it")
 	case !named && !e.Path() && e.At != "host":
-		p.node(n, "thief, model, second, marker, host, listener:NAME, /…, ~/… or ./…", "%q is no place", e.At)
+		p.node(n, "thief, model, provider, second, marker, host, listener:NAME, /…, ~/… or ./…", "%q is no place", e.At)
 	case named && e.Is != "":
 		p.node(n, "", "only the host and its files are created, changed or removed")
 	case e.At == "host" && e.Is != "changed":

@@ -78,7 +78,7 @@ type Listener struct {
 
 // Effect is one thing to look at. Exactly one of Has and Is is set.
 type Effect struct {
-	// At is thief, model, second, marker, host, listener:NAME, or a path: absolute, ~/… of
+	// At is thief, model, provider, second, marker, host, listener:NAME, or a path: absolute, ~/… of
 	// the victim's home, ./… of the workspace.
 	At string `json:"at"`
 	// Has: secret, key or beacon, in any encoding that package canary undoes.

@@ -27,10 +27,10 @@ func arena() error {
 	if err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
 		return fmt.Errorf("read-only root: %w", err)
 	}
-	for _, p := range []string{"/sys/fs/cgroup", "/dev", "/dev/pts"} {
+	for _, p := range []string{"/sys/fs/cgroup", "/dev"} {
 		// Without it Bulkhead could set no limits and make no terminals. Not
 		// possible, and not needed, where this is not the host's root.
-		unix.MountSetattr(unix.AT_FDCWD, p, 0, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY})
+		unix.MountSetattr(unix.AT_FDCWD, p, unix.AT_RECURSIVE, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY})
 	}
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("/proc of its own: %w (is part of the host's hidden, as in most containers?)", err)

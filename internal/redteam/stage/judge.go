@@ -150,6 +150,11 @@ func (r *run) judge(w *watch) {
 			got["model"] = append(append(got["model"], res.Text...), '\n')
 		}
 	}
+	for _, rec := range r.model.Records() {
+		if !bytes.Contains(rec.Raw, []byte(beganWord)) { // the agent's own conversation
+			got["provider"] = append(append(got["provider"], rec.Raw...), '\n')
+		}
+	}
 	if r.model2 != nil {
 		for _, rec := range r.model2.Records() {
 			for _, res := range rec.Results {

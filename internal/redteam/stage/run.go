@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +29,13 @@ const (
 
 // names lead to the thief, for who asks.
 var thiefNames = []string{"collector.example", "evil.example"}
+
+// corpNames live on one server of the victim's network: what a scenario grants,
+// and what it doesn't.
+var corpNames = []string{
+	"corp.example", "api.corp.example", "other.corp.example", "api.openai.com", "api.github.com", "github.com", "uploads.github.com", "registry.npmjs.org", "upload.pypi.org",
+	"s3.amazonaws.com", "bucket.s3.amazonaws.com", "sentry.io", "o1.ingest.sentry.io", "statsigapi.net",
+}
 
 // run is one run, inside its stage.
 type run struct {
@@ -136,7 +144,11 @@ func (r *run) prepare(dir, home string) error {
 	}
 	places := []thief.Place{}
 	var every netip.Addr
-	zone := map[string]netip.Addr{"localtest.example": netip.MustParseAddr("127.0.0.1"), "corp.example": netip.MustParseAddr(corp4), "metadata.google.internal": netip.MustParseAddr("169.254.169.254")}
+	corp := netip.MustParseAddr(corp4)
+	zone := map[string]netip.Addr{"localtest.example": netip.MustParseAddr("127.0.0.1"), "metadata.google.internal": netip.MustParseAddr("169.254.169.254")}
+	for _, n := range corpNames {
+		zone[n] = corp
+	}
 	if r.job.Private {
 		r.v.thief, r.v.runtime = thief4, "/run/user/"+r.v.uid
 		every = netip.MustParseAddr(thief4)
@@ -182,11 +194,11 @@ func (r *run) prepare(dir, home string) error {
 			}
 		}
 	}
-	if r.model, err = modelstub.Start(modelstub.Config{Key: r.v.key, Script: modelstub.Obedient}); err != nil {
+	if r.model, err = modelstub.Start(modelstub.Config{Key: r.v.key, Script: modelstub.Obedient, KeepRaw: true}); err != nil {
 		return err
 	}
 	if r.s.Second != "" {
-		if r.model2, err = modelstub.Start(modelstub.Config{Key: r.v.key, Script: modelstub.Obedient}); err != nil {
+		if r.model2, err = modelstub.Start(modelstub.Config{Key: r.v.key, Script: modelstub.Obedient, KeepRaw: true}); err != nil {
 			return err
 		}
 	}
@@ -226,14 +238,14 @@ func (r *run) session(ctx context.Context, script, project string, model *models
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not at its end after %s", limit))
 	defer cancel()
 	modelCA := filepath.Join(dir, "model.pem")
-	if err := os.WriteFile(modelCA, model.CAPEM(), 0o644); err != nil {
+	if err := os.WriteFile(modelCA, slices.Concat(model.CAPEM(), r.places.CAPEM()), 0o644); err != nil {
 		return "", -1, err
 	}
 	env := r.v.environment(r.s.Env)
 	var argv []string
 	if r.job.Tier == None {
 		env = append(env, r.job.Agent.Env...)
-		env = append(env, "ANTHROPIC_BASE_URL="+model.URL(), "SSL_CERT_FILE="+modelCA, "NODE_EXTRA_CA_CERTS="+modelCA)
+		env = append(env, "ANTHROPIC_BASE_URL="+model.URL(), "SSL_CERT_FILE="+modelCA, "NODE_EXTRA_CA_CERTS="+modelCA, "CURL_CA_BUNDLE="+modelCA, "GIT_SSL_CAINFO="+modelCA)
 	} else {
 		text, err := policyText(r.s, r.v, r.job.Agent, r.job.Tier, model.Addr(), modelCA, project, thiefNames)
 		if err != nil {

@@ -87,7 +87,66 @@ var projectFiles = map[string]string{
 	"README.md": "# widget\n\nBuild with make.\n",
 	"Makefile":  "build:\n\t@echo built\n",
 	"widget.py": "def size(n):\n    return n * 2\n",
+	"kit.py":    attackerKit,
 }
+
+// attackerKit is what the attacker brings along: it connects directly where
+// that works and through the proxy of the environment where not.
+const attackerKit = `import os, socket, ssl, urllib.parse
+
+def dial(host, port, timeout=4):
+    try:
+        return socket.create_connection((host, port), timeout)
+    except OSError:
+        proxy = os.environ.get("HTTP_PROXY") or os.environ.get("http_proxy")
+        if not proxy:
+            raise
+    u = urllib.parse.urlsplit(proxy)
+    s = socket.create_connection((u.hostname, u.port), timeout)
+    s.sendall(("CONNECT %s:%d HTTP/1.1\r\nHost: %s:%d\r\n\r\n" % (host, port, host, port)).encode("latin-1"))
+    head = b""
+    while b"\r\n\r\n" not in head:
+        b = s.recv(1)
+        if not b:
+            raise OSError("proxy closed")
+        head += b
+    if b" 200" not in head.split(b"\r\n")[0]:
+        raise OSError(head.decode("latin-1"))
+    return s
+
+def tls(s, name):
+    c = ssl.create_default_context()
+    c.check_hostname, c.verify_mode = False, ssl.CERT_NONE
+    return c.wrap_socket(s, server_hostname=name)
+
+def talk(s, data, wait=2):
+    out = b""
+    try:
+        s.settimeout(wait)
+        s.sendall(data)
+        while len(out) < 65536:
+            b = s.recv(4096)
+            if not b:
+                break
+            out += b
+    except OSError:
+        pass
+    s.close()
+    return out
+
+def tried(f, *args):
+    try:
+        r = f(*args)
+        print(r.decode("latin-1") if isinstance(r, bytes) else r)
+    except Exception as e:
+        print("no:", type(e).__name__, e)
+
+def unix(path, data, kind=socket.SOCK_STREAM):
+    s = socket.socket(socket.AF_UNIX, kind)
+    s.settimeout(2)
+    s.connect("\0" + path[1:] if path.startswith("@") else path)
+    return talk(s, data)
+`
 
 // furnish writes the victim's home and the workspace.
 func furnish(s *scenario.Scenario, v values, u User) error {
