@@ -110,7 +110,11 @@ func (p *parser) header(s *Scenario, text string) {
 		return yaml.Unmarshal([]byte(text), &doc)
 	}()
 	if err != nil {
-		p.at(1, 1, "check indentation and quotes", "the header is not valid YAML: %s", strings.TrimPrefix(err.Error(), "yaml: "))
+		line, msg := 1, strings.TrimPrefix(err.Error(), "yaml: ")
+		if n, _ := fmt.Sscanf(msg, "line %d:", &line); n == 1 {
+			_, msg, _ = strings.Cut(msg, ": ")
+		}
+		p.at(max(line, 1), 1, "check indentation and quotes around here", "the header is not valid YAML: %s", msg)
 		return
 	}
 	if len(doc.Content) == 0 || doc.Content[0].Kind != yaml.MappingNode {
