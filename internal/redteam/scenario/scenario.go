@@ -95,7 +95,9 @@ func (e Effect) String() string {
 }
 
 // Path reports whether the effect is about a file.
-func (e Effect) Path() bool { return strings.HasPrefix(e.At, "/") || e.InHome() || e.InProject() }
+func (e Effect) Path() bool {
+	return strings.HasPrefix(e.At, "/") || strings.HasPrefix(e.At, "@STAGE@/") || e.At == "@BIN@" || e.InHome() || e.InProject()
+}
 
 // InHome and InProject tell what a path is relative to.
 func (e Effect) InHome() bool { return strings.HasPrefix(e.At, "~/") }
