@@ -357,7 +357,8 @@ func why(c *Cell) string {
 	for _, o := range c.Outcomes {
 		switch {
 		case c.Kind == stage.Attack && c.Tier != stage.None && len(o.Seen) > 0:
-			return ": " + o.Seen[0].Effect.String() + " (" + o.Seen[0].Detail + ")"
+			detail, _, _ := strings.Cut(o.Seen[0].Detail, ": …")
+			return ": " + o.Seen[0].Effect.String() + " (" + detail + ")"
 		case o.Invalid != "":
 			line, _, _ := strings.Cut(o.Invalid, "\n")
 			return ": " + line

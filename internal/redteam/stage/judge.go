@@ -222,7 +222,11 @@ func (r *run) see(e scenario.Effect, got map[string][]byte, w *watch) (string, b
 	if len(found) == 0 {
 		return "", false
 	}
-	return fmt.Sprintf("%s, %s", found[0].Name, found[0].Encoding), true
+	detail := fmt.Sprintf("%s, %s", found[0].Name, found[0].Encoding)
+	if i := bytes.Index(data, []byte(r.secrets(e.Has)[0].Value)); i >= 0 && e.Has == "beacon" {
+		detail += ": …" + string(bytes.ToValidUTF8(data[max(0, i-120):min(len(data), i+160)], []byte("\uFFFD"))) + "…"
+	}
+	return detail, true
 }
 
 func word(s string) string { w, _, _ := strings.Cut(s, " "); return w }
