@@ -129,7 +129,7 @@ Exit code 1 if any contained attack succeeded, a twin failed, or a run proves no
 	c.Flags().StringVar(&o.tier, "tier", "", "only this `TIER`: process or none")
 	c.Flags().StringSliceVar(&o.variants, "variant", nil, "phish: only these variants (see: bulkhead redteam list)")
 	c.Flags().StringVar(&o.as, "as", "", "root only: the sessions are `USER`'s")
-	c.Flags().IntVar(&o.parallel, "parallel", 2, "runs at a time")
+	c.Flags().IntVar(&o.parallel, "parallel", 0, "runs at a time (default: one more than there are processors)")
 	c.Flags().DurationVar(&o.budget, "budget", 0, "end after this time, and mark what was not run")
 	c.Flags().BoolVar(&o.strict, "strict", false, "also fail if a program is missing that a scenario needs")
 	c.Flags().StringVar(&o.save, "save", "", "also write the report to `FILE` for: bulkhead redteam report")

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -27,7 +28,7 @@ type Config struct {
 	// Tiers besides the uncontained one.
 	Tiers []string
 	Runs  int
-	// Parallel runs; 0 is 2.
+	// Parallel runs; 0 is one more than there are processors: most of them wait.
 	Parallel int
 	// Budget ends the campaign; what was not run by then is marked. 0 is none.
 	Budget time.Duration
@@ -147,7 +148,7 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 		return nil, fmt.Errorf("%d runs; give a number from 1 to 1000", c.Runs)
 	}
 	if c.Parallel == 0 {
-		c.Parallel = 2
+		c.Parallel = runtime.NumCPU() + 1
 	}
 	if c.Perform == nil {
 		c.Perform = stage.Run
@@ -187,48 +188,55 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 			}
 		}
 	}
-	queue := make(chan job)
-	var wg sync.WaitGroup
 	var mu sync.Mutex
 	p := Progress{Total: len(jobs)}
-	for range c.Parallel {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			for j := range queue {
-				o, err := c.Perform(ctx, stage.Job{
-					File: j.item.File, Source: j.item.Source, Kind: j.cell.Kind, Tier: j.cell.Tier, As: c.As, Agent: c.Agent,
-					Private: stage.CanBePrivate(j.cell.Tier),
-				}, c.Binary)
-				if ctx.Err() != nil {
-					continue // cut short: not counted
-				}
-				if err != nil {
-					o.Invalid = err.Error()
-				}
-				mu.Lock()
-				j.cell.add(o)
-				if p.Done++; j.cell.Kind == stage.Attack && j.cell.Tier != stage.None && len(o.Seen) > 0 {
-					p.Broken++
-				}
-				p.Name, p.Tier, p.Kind = j.row.Name, j.cell.Tier, j.cell.Kind
-				if c.Progress != nil {
-					c.Progress(p)
-				}
-				mu.Unlock()
-			}
-		}()
-	}
-feed:
-	for _, j := range jobs {
-		select {
-		case queue <- j:
-		case <-ctx.Done():
-			break feed
+	work := func(j job) {
+		o, err := c.Perform(ctx, stage.Job{
+			File: j.item.File, Source: j.item.Source, Kind: j.cell.Kind, Tier: j.cell.Tier, As: c.As, Agent: c.Agent,
+			Private: stage.CanBePrivate(j.cell.Tier),
+		}, c.Binary)
+		if ctx.Err() != nil {
+			return // cut short: not counted
+		}
+		if err != nil {
+			o.Invalid = err.Error()
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		j.cell.add(o)
+		if p.Done++; j.cell.Kind == stage.Attack && j.cell.Tier != stage.None && len(o.Seen) > 0 {
+			p.Broken++
+		}
+		p.Name, p.Tier, p.Kind = j.row.Name, j.cell.Tier, j.cell.Kind
+		if c.Progress != nil {
+			c.Progress(p)
 		}
 	}
-	close(queue)
-	wg.Wait()
+	run := func(parallel int, jobs []job) {
+		queue := make(chan job)
+		var wg sync.WaitGroup
+		for range parallel {
+			wg.Go(func() {
+				for j := range queue {
+					work(j)
+				}
+			})
+		}
+		for _, j := range jobs {
+			if ctx.Err() != nil {
+				break
+			}
+			select {
+			case queue <- j:
+			case <-ctx.Done():
+			}
+		}
+		close(queue)
+		wg.Wait()
+	}
+	alone := func(j job) bool { return j.item.Alone }
+	run(c.Parallel, slices.DeleteFunc(slices.Clone(jobs), alone))
+	run(1, slices.DeleteFunc(jobs, func(j job) bool { return !alone(j) }))
 	if ctx.Err() != nil {
 		r.Aborted = context.Cause(ctx).Error()
 	}

@@ -52,6 +52,8 @@ type Scenario struct {
 	// Known says why this attack succeeds against the present version: a defect
 	// with a name, which still fails the gate.
 	Known string `json:"known,omitempty"`
+	// Alone: its effect is measured on the whole machine, so nothing else runs meanwhile.
+	Alone bool `json:"alone,omitempty"`
 	// Limit for each run; 0 is the default.
 	Limit time.Duration `json:"limit,omitempty"`
 	// Mutators that may be applied to the payload.
