@@ -5,9 +5,12 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/bulkhead-dev/bulkhead/internal/switches"
 )
 
 func isatty(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
@@ -28,6 +31,9 @@ func version() string {
 	version := "unknown"
 	if info, ok := debug.ReadBuildInfo(); ok {
 		version = info.Main.Version
+	}
+	if off := switches.Taken(); len(off) > 0 {
+		version += " (TEST BUILD WITHOUT: " + strings.Join(off, ", ") + ")"
 	}
 	return fmt.Sprintf("bulkhead %s %s/%s %s", version, runtime.GOOS, runtime.GOARCH, runtime.Version())
 }

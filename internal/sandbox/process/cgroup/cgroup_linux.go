@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bulkhead-dev/bulkhead/internal/switches"
 )
 
 const cpuPeriod = 100_000 // microseconds
@@ -19,6 +21,9 @@ const cpuPeriod = 100_000 // microseconds
 // Create makes the cgroup of a session. It enforces what this user may enforce
 // here; an error is only that something went wrong halfway.
 func Create(session string, l Limits) (*Group, error) {
+	if switches.Off("limits") {
+		return &Group{}, nil
+	}
 	mountinfo, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil, fmt.Errorf("cgroups: %w", err)
