@@ -301,6 +301,9 @@ func (p *parser) sections(s *Scenario, list []section) {
 		}
 		seen[sec.name] = true
 		for i, line := range strings.Split(sec.body, "\n") {
+			if (sec.name == "payload.sh" || sec.name == "twin.sh") && strings.HasPrefix(strings.TrimSpace(line), "```") {
+				p.at(sec.line+1+i, 1, "the model obeys one block; write it differently", "a line of three backticks would end the block")
+			}
 			for _, h := range holderRE.FindAllString(line, -1) {
 				if !slices.Contains(Holders, h) {
 					p.at(sec.line+1+i, 1+strings.Index(line, h), "one of: "+strings.Join(Holders, " "), "nothing fills in %s", h)

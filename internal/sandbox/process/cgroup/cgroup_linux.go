@@ -22,7 +22,7 @@ const cpuPeriod = 100_000 // microseconds
 // here; an error is only that something went wrong halfway.
 func Create(session string, l Limits) (*Group, error) {
 	if switches.Off("limits") {
-		l.Memory, l.PIDs = l.Memory<<10, l.PIDs<<10
+		l.Memory, l.PIDs = l.Memory<<10, l.PIDs<<8
 	}
 	mountinfo, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
