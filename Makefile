@@ -17,7 +17,7 @@ RUNS ?= 25
 
 .PHONY: help
 help: ## list these targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 .PHONY: demo
 demo: ## install what is missing, build, and run the phish with and without containment
@@ -49,6 +49,19 @@ e2e-agents: ## run the phish with a real agent from npm, driven by a scripted mo
 	@scripts/install-deps agents
 	@$(MAKE) --no-print-directory build
 	@BULKHEAD_E2E_AGENTS=1 go run ./scripts/gotest -timeout 30m ./e2e/agents/...
+
+REDTEAMFLAGS ?=
+.PHONY: redteam
+redteam: ## attack sessions with every scenario, with and without containment (as root: everything; minutes)
+	@scripts/install-deps test
+	@$(MAKE) --no-print-directory build
+	@mkdir -p .cache
+	bin/bulkhead redteam run --strict --budget 10m --save .cache/redteam.json --junit .cache/redteam.xml --html .cache/redteam.html $(REDTEAMFLAGS)
+
+.PHONY: redteam-switches
+redteam-switches: ## take each enforcement out of a test build and see the red team notice (as root)
+	@scripts/install-deps test
+	BULKHEAD_REDTEAM_SWITCHES=1 go test -count=1 -timeout 60m -v ./e2e/redteam
 
 .PHONY: abuse
 abuse: ## let a sandbox do its worst to its gateway for ten minutes, beside another session

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/bulkhead-dev/bulkhead/internal/catalog"
+	"github.com/bulkhead-dev/bulkhead/internal/switches"
 )
 
 // credentials settles what the request presents. Allowed are nothing at all,
@@ -129,6 +130,9 @@ func (q *question) anyPlaceholder(f catalog.Found, id Identity) bool {
 // violate notes the worse of two violations, and of equal ones the first by
 // name, so that equal requests get equal answers.
 func (q *question) violate(code string, slot catalog.Slot) {
+	if switches.Off("credentials") {
+		return
+	}
 	if q.violation == CodePlaceholderMisplaced && code != q.violation || q.violation == code && q.culprit.String() <= slot.String() {
 		return
 	}

@@ -1,15 +1,30 @@
 package cli
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/signal"
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/bulkhead-dev/bulkhead/internal/childproc"
 	"github.com/bulkhead-dev/bulkhead/internal/redteam"
+	"github.com/bulkhead-dev/bulkhead/internal/redteam/campaign"
 	"github.com/bulkhead-dev/bulkhead/internal/redteam/obedient"
+	"github.com/bulkhead-dev/bulkhead/internal/redteam/report"
+	"github.com/bulkhead-dev/bulkhead/internal/redteam/scenario"
+	"github.com/bulkhead-dev/bulkhead/internal/redteam/stage"
+	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
 func newRedteam() *cobra.Command {
@@ -18,93 +33,337 @@ func newRedteam() *cobra.Command {
 }
 
 func redteamList() *cobra.Command {
-	return &cobra.Command{
+	var asJSON, catalogue bool
+	c := &cobra.Command{
 		Use:   "list",
-		Short: "List the attacks and where each can run",
+		Short: "List the attacks, or what they cover of the catalogue",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			all, err := scenario.Builtin()
+			if err != nil {
+				return err
+			}
+			if catalogue {
+				return listCatalogue(cmd, all, asJSON)
+			}
+			if asJSON {
+				return printJSON(cmd, all)
+			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
+			for _, s := range all {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.Name, strings.Join(s.Tiers, ","), strings.Join(s.Covers, ","), s.Title)
+			}
 			for _, a := range redteam.Attacks() {
-				fmt.Fprintf(w, "%s\t%s\n", a.Name, a.Title)
+				fmt.Fprintf(w, "%s\t\t\t%s\n", a.Name, a.Title)
 			}
 			for _, v := range redteam.Variants() {
-				fmt.Fprintf(w, "  %s\t%s\n", v.Name, v.Title)
+				fmt.Fprintf(w, "  %s\t\t\t%s\n", v.Name, v.Title)
 			}
 			return w.Flush()
 		},
 	}
+	c.Flags().BoolVar(&catalogue, "catalogue", false, "each entry of the catalogue: what covers it, or why it is open")
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+func listCatalogue(cmd *cobra.Command, all []*scenario.Scenario, asJSON bool) error {
+	entries, err := scenario.Coverage(all)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(cmd, entries)
+	}
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
+	covered, elsewhere := 0, 0
+	for _, e := range entries {
+		how := "open: " + e.Open
+		switch {
+		case len(e.Scenarios) > 0:
+			covered, how = covered+1, strings.Join(e.Scenarios, ", ")
+		case e.Test != "":
+			elsewhere, how = elsewhere+1, "test: "+e.Test
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", e.ID, e.Title, how)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d entries: %d have scenarios, %d other tests, %d are open\n", len(entries), covered, elsewhere, len(entries)-covered-elsewhere)
+	return err
 }
 
 func redteamRun() *cobra.Command {
-	var runs int
-	var tier, save string
-	var variants []string
-	var asJSON bool
+	var o redteamOptions
 	c := &cobra.Command{
-		Use:   "run phish",
-		Short: "Run an attack many times, with and without Bulkhead, and count",
-		Long: `Run an attack many times, with and without Bulkhead, and count.
+		Use:   "run [NAME|FILE]…",
+		Short: "Attack sessions, with and without Bulkhead, and count what succeeds",
+		Long: `Attack sessions, with and without Bulkhead, and count what succeeds.
 
-phish: a pasted prompt makes an obedient agent read ~/.aws/credentials, encode it and
-post it to a collector. Everything is made for the run and stays on this machine: the
-home, the secret, the model, the thief. Success is judged only by what the thief got.`,
-		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: []string{"phish"},
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			binary, err := childproc.Path()
-			if err != nil {
-				return err
-			}
-			progress, finish := redteam.ProgressLine(os.Stderr, isTerminal(os.Stderr))
-			report, err := redteam.Phish(cmd.Context(), redteam.Config{
-				Runs: runs, Tier: tier, Variants: variants,
-				Agent: redteam.ObedientAgent(binary), RunSession: redteam.Runner(binary), Progress: progress,
-			})
-			finish()
-			if err != nil {
-				return err
-			}
-			if save != "" {
-				if err := saveJSON(save, report); err != nil {
-					return err
+Runs scenarios (all, or those named: a name, a pattern, a category, an entry of the
+catalogue, a file) uncontained and in each tier, and their honest twins in each tier.
+An attack that does not work uncontained proves nothing and does not count. Success is
+judged only by its effects. Each run has a machine of its own that is thrown away;
+contained runs get one only as root (see --as).
+
+"run phish" repeats the campaign of the demo: a pasted prompt makes an obedient agent
+read ~/.aws/credentials, encode it and post it to a collector.
+
+Exit code 1 if any contained attack succeeded, a twin failed, or a run proves nothing.`,
+		Example: `  sudo bulkhead redteam run
+  sudo bulkhead redteam run --as $USER --html report.html
+  bulkhead redteam run DX 'read-*' mine.txtar
+  bulkhead redteam run phish --runs 25`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if slices.Contains(args, "phish") {
+				if len(args) > 1 {
+					return errors.New("phish is a campaign of its own; run it alone")
 				}
+				return o.phish(cmd)
 			}
-			if asJSON {
-				err = printJSON(cmd, report)
-			} else {
-				err = report.WriteTable(cmd.OutOrStdout(), isTerminal(os.Stdout))
+			return o.campaign(cmd, args)
+		},
+	}
+	c.Flags().IntVar(&o.runs, "runs", 0, "how often each attack runs (default 1; phish 25)")
+	c.Flags().StringVar(&o.tier, "tier", "", "only this `TIER`: process or none")
+	c.Flags().StringSliceVar(&o.variants, "variant", nil, "phish: only these variants (see: bulkhead redteam list)")
+	c.Flags().StringVar(&o.as, "as", "", "root only: the sessions are `USER`'s")
+	c.Flags().IntVar(&o.parallel, "parallel", 0, "runs at a time (default: one more than there are processors)")
+	c.Flags().DurationVar(&o.budget, "budget", 0, "end after this time, and mark what was not run")
+	c.Flags().BoolVar(&o.strict, "strict", false, "also fail if a program is missing that a scenario needs")
+	c.Flags().StringVar(&o.save, "save", "", "also write the report to `FILE` for: bulkhead redteam report")
+	c.Flags().StringVar(&o.junit, "junit", "", "also write JUnit XML to `FILE`")
+	c.Flags().StringVar(&o.html, "html", "", "also write one HTML page to `FILE`")
+	c.Flags().StringVar(&o.binary, "binary", "", "attack this `FILE` instead of this very bulkhead")
+	c.Flags().BoolVar(&o.json, "json", false, "print JSON")
+	return c
+}
+
+type redteamOptions struct {
+	runs, parallel                      int
+	tier, as, save, junit, html, binary string
+	variants                            []string
+	budget                              time.Duration
+	strict, json                        bool
+}
+
+func (o *redteamOptions) phish(cmd *cobra.Command) error {
+	binary, err := childproc.Path()
+	if err != nil {
+		return err
+	}
+	if o.runs == 0 {
+		o.runs = 25
+	}
+	progress, finish := redteam.ProgressLine(os.Stderr, isTerminal(os.Stderr))
+	r, err := redteam.Phish(cmd.Context(), redteam.Config{
+		Runs: o.runs, Tier: o.tier, Variants: o.variants,
+		Agent: redteam.ObedientAgent(binary), RunSession: redteam.Runner(binary), Progress: progress,
+	})
+	finish()
+	if err != nil {
+		return err
+	}
+	if o.save != "" {
+		if err := saveJSON(o.save, r); err != nil {
+			return err
+		}
+	}
+	if o.json {
+		err = printJSON(cmd, r)
+	} else {
+		err = r.WriteTable(cmd.OutOrStdout(), isTerminal(os.Stdout))
+	}
+	if err == nil && !r.OK {
+		err = &exitStatus{1}
+	}
+	return err
+}
+
+func (o *redteamOptions) campaign(cmd *cobra.Command, args []string) error {
+	items, err := scenarios(args)
+	if err != nil {
+		return err
+	}
+	c := campaign.Config{Scenarios: items, Runs: max(o.runs, 1), Parallel: o.parallel, Budget: o.budget, Binary: o.binary, Agent: stage.Obedient()}
+	switch o.tier {
+	case "":
+		c.Tiers = []string{"process"}
+	case "process":
+		c.Tiers = []string{o.tier}
+	case "none":
+	default:
+		return vocabulary.Exitf(vocabulary.ExitNoIsolation, "the red team has no tier %q; it has: process, none", o.tier)
+	}
+	if c.Binary == "" {
+		if c.Binary, err = childproc.Path(); err != nil {
+			return err
+		}
+	}
+	if c.As, err = sessionUser(o.as); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	terminal := isTerminal(os.Stderr)
+	c.Progress = func(p campaign.Progress) { report.Progress(os.Stderr, terminal, p) }
+	r, err := campaign.Run(ctx, c)
+	if err != nil {
+		return err
+	}
+	if o.strict {
+		r.Strict()
+	}
+	r.Host = campaign.Describe(cmd.Context(), c, version())
+	if terminal {
+		fmt.Fprint(os.Stderr, "\r\x1b[K")
+	}
+	return errors.Join(o.write(r), o.show(cmd, r))
+}
+
+// write puts the report into the files that were asked for.
+func (o *redteamOptions) write(r *campaign.Report) error {
+	for _, f := range []struct {
+		path  string
+		write func(io.Writer, *campaign.Report) error
+	}{{o.save, report.JSON}, {o.junit, report.JUnit}, {o.html, report.HTML}} {
+		if f.path == "" {
+			continue
+		}
+		var b bytes.Buffer
+		if err := f.write(&b, r); err != nil {
+			return err
+		}
+		if err := os.WriteFile(f.path, b.Bytes(), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *redteamOptions) show(cmd *cobra.Command, r *campaign.Report) error {
+	var err error
+	if o.json {
+		err = report.JSON(cmd.OutOrStdout(), r)
+	} else {
+		err = report.Table(cmd.OutOrStdout(), r, isTerminal(os.Stdout))
+	}
+	if err == nil && !r.OK {
+		err = &exitStatus{1}
+	}
+	return err
+}
+
+// scenarios are the built-in ones that args select, and files.
+func scenarios(args []string) ([]campaign.Item, error) {
+	all, err := scenario.Builtin()
+	if err != nil {
+		return nil, err
+	}
+	var patterns []string
+	var out []campaign.Item
+	for _, a := range args {
+		if !strings.HasSuffix(a, ".txtar") {
+			patterns = append(patterns, a)
+			continue
+		}
+		data, err := os.ReadFile(a)
+		if err != nil {
+			return nil, err
+		}
+		s, err := scenario.Parse(a, data)
+		if err != nil {
+			return nil, vocabulary.Exitf(vocabulary.ExitPolicyInvalid, "%s", err)
+		}
+		out = append(out, campaign.Item{Scenario: s, Source: data})
+	}
+	if len(patterns) > 0 || len(out) == 0 {
+		chosen, err := scenario.Select(all, patterns)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range chosen {
+			text, err := scenario.Source(s.Name)
+			if err != nil {
+				return nil, err
 			}
-			if err == nil && !report.OK {
+			out = append(out, campaign.Item{Scenario: s, Source: text})
+		}
+	}
+	return out, nil
+}
+
+// sessionUser is the caller, or whom root names.
+func sessionUser(name string) (stage.User, error) {
+	me := stage.User{UID: os.Getuid(), GID: os.Getgid()}
+	if name == "" {
+		return me, nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return me, err
+	}
+	uid, err1 := strconv.Atoi(u.Uid)
+	gid, err2 := strconv.Atoi(u.Gid)
+	if err := errors.Join(err1, err2); err != nil {
+		return me, err
+	}
+	if me.UID != 0 && uid != me.UID {
+		return me, vocabulary.Exitf(vocabulary.ExitRefused, "only root can run sessions as somebody else; run it with sudo")
+	}
+	return stage.User{UID: uid, GID: gid}, nil
+}
+
+func redteamReport() *cobra.Command {
+	var o redteamOptions
+	var other string
+	c := &cobra.Command{
+		Use:   "report FILE",
+		Short: "Print a saved report, turn it into a page, or compare two",
+		Args:  cobra.RangeArgs(1, 2),
+		Example: `  bulkhead redteam report run.json --html run.html
+  bulkhead redteam report --compare before.json after.json`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if other != "" {
+				args = append([]string{other}, args...)
+			}
+			if (len(args) == 2) != (other != "") {
+				return errors.New("one FILE, or --compare FILE FILE")
+			}
+			data, err := os.ReadFile(args[0])
+			if err != nil {
+				return err
+			}
+			if phish, err := redteam.ReadReport(data); err == nil && other == "" {
+				return phish.WriteTable(cmd.OutOrStdout(), isTerminal(os.Stdout))
+			}
+			r, err := report.Read(data)
+			if err != nil {
+				return err
+			}
+			if other == "" {
+				return errors.Join(o.write(r), o.show(cmd, r))
+			}
+			if data, err = os.ReadFile(args[1]); err != nil {
+				return err
+			}
+			after, err := report.Read(data)
+			if err != nil {
+				return err
+			}
+			worse, err := report.Compare(cmd.OutOrStdout(), r, after)
+			if err == nil && worse {
 				err = &exitStatus{1}
 			}
 			return err
 		},
 	}
-	c.Flags().IntVar(&runs, "runs", 25, "how often each variant runs")
-	c.Flags().StringVar(&tier, "tier", "", "only this `TIER`: none or process (default: both)")
-	c.Flags().StringSliceVar(&variants, "variant", nil, "only these variants (see: bulkhead redteam list)")
-	c.Flags().StringVar(&save, "save", "", "also write the report to `FILE` for: bulkhead redteam report")
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	c.Flags().StringVar(&other, "compare", "", "compare `FILE` with the other one; exit code 1 if something got worse")
+	c.Flags().StringVar(&o.junit, "junit", "", "write JUnit XML to `FILE`")
+	c.Flags().StringVar(&o.html, "html", "", "write one HTML page to `FILE`")
+	c.Flags().BoolVar(&o.json, "json", false, "print JSON")
 	return c
-}
-
-func redteamReport() *cobra.Command {
-	return &cobra.Command{
-		Use:   "report FILE",
-		Short: "Print a saved report as a table",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			data, err := os.ReadFile(args[0])
-			if err != nil {
-				return err
-			}
-			report, err := redteam.ReadReport(data)
-			if err != nil {
-				return err
-			}
-			return report.WriteTable(cmd.OutOrStdout(), isTerminal(os.Stdout))
-		},
-	}
 }
 
 func redteamAgent() *cobra.Command {

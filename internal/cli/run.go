@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bulkhead-dev/bulkhead/internal/session"
+	"github.com/bulkhead-dev/bulkhead/internal/switches"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
@@ -58,6 +59,9 @@ otherwise the profile's defaults: the workspace and nothing else.`,
 			how, err := trustFor(cmd, trusting)
 			if err != nil {
 				return err
+			}
+			if off := switches.Taken(); len(off) > 0 {
+				notice(cmd)("this is a test build without: %s", strings.Join(off, ", "))
 			}
 			code, err := session.Run(context.Background(), session.Options{
 				Policy: p, Catalog: cat, Services: loadServices().extra, Config: configDir(), Argv: args, Events: events, Trust: how, Resume: layer,

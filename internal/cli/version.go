@@ -5,9 +5,12 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/bulkhead-dev/bulkhead/internal/switches"
 )
 
 func isatty(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
@@ -18,12 +21,19 @@ func newVersion() *cobra.Command {
 		Short: "Print the version of this binary",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			version := "unknown"
-			if info, ok := debug.ReadBuildInfo(); ok {
-				version = info.Main.Version
-			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "bulkhead %s %s/%s %s\n", version, runtime.GOOS, runtime.GOARCH, runtime.Version())
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), version())
 			return err
 		},
 	}
+}
+
+func version() string {
+	version := "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		version = info.Main.Version
+	}
+	if off := switches.Taken(); len(off) > 0 {
+		version += " (TEST BUILD WITHOUT: " + strings.Join(off, ", ") + ")"
+	}
+	return fmt.Sprintf("bulkhead %s %s/%s %s", version, runtime.GOOS, runtime.GOARCH, runtime.Version())
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/bulkhead-dev/bulkhead/internal/policy"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/switches"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
@@ -53,6 +54,9 @@ func (e *environment) base(who person, id vocabulary.SessionID, path string) {
 }
 
 func (e *environment) pass(names []policy.At[string]) {
+	if switches.Off("environment") {
+		e.add(os.Environ())
+	}
 	for _, n := range names {
 		if v, ok := os.LookupEnv(n.Value); ok {
 			e.set(n.Value, v)

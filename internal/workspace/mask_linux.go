@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bulkhead-dev/bulkhead/internal/switches"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
@@ -92,7 +93,7 @@ func (pl *planner) shows(dir string) bool {
 // maskAt hides what the path leads to, unless a mount names exactly that.
 func (pl *planner) maskAt(path, reason string) {
 	p, err := open(path)
-	if err != nil || !pl.visible(p.path) {
+	if switches.Off("secrets") || err != nil || !pl.visible(p.path) {
 		return
 	}
 	if pl.named(p.path) {

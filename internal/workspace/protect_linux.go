@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bulkhead-dev/bulkhead/internal/switches"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
@@ -102,6 +103,9 @@ func (pl *planner) search() error {
 }
 
 func (pl *planner) maskSocket(at string) {
+	if switches.Off("sockets") {
+		return
+	}
 	pl.add(classMask, vocabulary.Mount{Kind: vocabulary.MaskFile, Target: at, Why: "socket of the host"})
 }
 
@@ -246,7 +250,7 @@ func (pl *planner) subGitDirs(f folder, dir string, depth int, nested bool) {
 // freeze makes at read-only over itself.
 func (pl *planner) freeze(f folder, at, why string) {
 	p, err := open(at)
-	if err != nil {
+	if switches.Off("protected") || err != nil {
 		return
 	}
 	if p.path != at {

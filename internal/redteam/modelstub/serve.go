@@ -1,6 +1,7 @@
 package modelstub
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -51,8 +52,27 @@ type (
 	}
 )
 
+const maxRaw = 256 << 10
+
+// keep copies a request and leaves it to be read.
+func keep(r *http.Request) []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s %s %s\nHost: %s\n", r.Method, r.RequestURI, r.Proto, r.Host)
+	r.Header.Write(&b)
+	head, _ := io.ReadAll(io.LimitReader(r.Body, maxRaw))
+	b.Write(head)
+	r.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(head), r.Body), r.Body}
+	return b.Bytes()
+}
+
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	rec := Record{Time: time.Now(), Proto: r.Proto, Host: r.Host, Method: r.Method, Path: r.URL.Path, Status: http.StatusOK}
+	if s.cfg.KeepRaw {
+		rec.Raw = keep(r)
+	}
 	// A streamed answer is remembered before its last byte is sent, so that a
 	// client that has seen the end also finds it in Records.
 	id := ident("req_011C", 20)

@@ -41,6 +41,7 @@ const (
 // Delivery is what one connection or datagram brought. Of TLS it holds the
 // bytes on the wire and after them what was inside.
 type Delivery struct {
+	Place    string // of a Stage; empty for a Thief
 	Listener netip.AddrPort
 	Network  string // tcp or udp
 	Data     []byte

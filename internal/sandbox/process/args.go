@@ -11,6 +11,7 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/warden"
+	"github.com/bulkhead-dev/bulkhead/internal/switches"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
@@ -53,8 +54,11 @@ func arguments(spec sandbox.Spec, self string, tmpfsSize int64, stat func(string
 		"--die-with-parent", "--cap-drop", "ALL", "--clearenv", "--hostname", hostname,
 		"--info-fd", strconv.Itoa(warden.InfoFD),
 	}}
-	if spec.Network != sandbox.NetTAP {
+	if spec.Network != sandbox.NetTAP && !switches.Off("network") {
 		p.add("--unshare-net")
+	}
+	if switches.Off("ipc") {
+		p.args = slices.DeleteFunc(p.args, func(a string) bool { return a == "--unshare-ipc" })
 	}
 	root := len(spec.Mounts) > 0 && spec.Mounts[0].Target == "/"
 	if !root {
@@ -71,6 +75,10 @@ func arguments(spec sandbox.Spec, self string, tmpfsSize int64, stat func(string
 		if root && i == 0 {
 			p.kernelFiles(tmpfsSize, stat)
 		}
+	}
+	if switches.Off("files") {
+		p.add("--bind-try", "/home", "/home")
+		p.writable = append(p.writable, "/home")
 	}
 	// A mount of its own, read-only: a folder in a writable /run could be moved
 	// away, and pid 1 would start what took its place.

@@ -220,7 +220,16 @@ func TestSweep(t *testing.T) {
 		t.Fatal(err)
 	}
 	orphan := filepath.Join(filepath.Dir(g.Dirs[0]), fmt.Sprintf("%s%d-s-orphan", cgroup.Prefix, dead.Process.Pid))
-	if err := os.Mkdir(orphan, 0o755); err != nil {
+	// A folder that was just made may be another pid namespace's, about to be joined.
+	fresh := orphan + "-fresh"
+	for _, d := range []string{orphan, fresh} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer os.Remove(fresh)
+	old := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(orphan, old, old); err != nil {
 		t.Fatal(err)
 	}
 	cgroup.Remove(g.Dirs)
@@ -229,6 +238,9 @@ func TestSweep(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cgroup.Remove(g.Dirs)
+	if _, err := os.Stat(fresh); err != nil {
+		t.Error("a folder that is about to be joined was taken away")
+	}
 	if _, err := os.Stat(orphan); err == nil {
 		os.Remove(orphan)
 		t.Error("the orphan is still there")

@@ -1,0 +1,34 @@
+package campaign
+
+import (
+	"context"
+	"os"
+	"strings"
+
+	"github.com/bulkhead-dev/bulkhead/internal/kernel"
+	"github.com/bulkhead-dev/bulkhead/internal/redteam/stage"
+)
+
+// Describe says where a campaign ran, as `bulkhead doctor` sees it.
+func Describe(ctx context.Context, c Config, version string) Host {
+	h := Host{Version: version, UID: c.As.UID, Private: stage.CanBePrivate("process")}
+	if b, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		h.Kernel = strings.TrimSpace(string(b))
+	}
+	for _, p := range kernel.Examine(ctx).Probes {
+		h.Notes = append(h.Notes, p.Name+": "+p.Status.String()+", "+p.Found)
+	}
+	return h
+}
+
+// Strict makes a missing program a problem: for gates, whose hosts have all.
+func (r *Report) Strict() {
+	for _, row := range r.Rows {
+		for _, cell := range row.Cells {
+			if strings.HasPrefix(cell.NotRun, "needs the program") {
+				r.Problems = append(r.Problems, row.Name+" in "+cell.Tier+" was not run: "+cell.NotRun)
+			}
+		}
+	}
+	r.OK = len(r.Problems) == 0
+}
