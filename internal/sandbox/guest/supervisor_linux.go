@@ -90,7 +90,6 @@ func supervise() int {
 		}
 		return superviseWith(conn, *first.Setup, oomScore)
 	}
-	oomScore.Close()
 	if err := confine(*first.Setup); err != nil {
 		return failSetup(conn, err)
 	}
