@@ -184,9 +184,27 @@ func TestNetworkStoriesAsRootOverTheRelay(t *testing.T) {
 	again(t, nil, "relay", networkStories)
 }
 
+// containerStories run in isolation container too. What other stories write to
+// their workspace to look at from outside is staged there, and stays inside.
+const containerStories = "^(no_network|http_grant|credentials|home_hidden|secrets_masked|unix_sockets|env|stdio|exit_codes|rule0[1245678]_.*)$"
+
+// TestContainerStories: the same policy, mounts, credentials, decisions and exit
+// codes on a kernel of the sandbox's own, every packet through the same gateway.
+func TestContainerStories(t *testing.T) {
+	again(t, nil, "", containerStories, isolationEnv+"=container")
+}
+
+func TestContainerStoriesAsOrdinaryUserOverTAP(t *testing.T) {
+	again(t, ordinaryUser(t), "tap", "^(no_network|http_grant|credentials|rule0[26]_.*)$", isolationEnv+"=container")
+}
+
+func TestContainerStoriesAsOrdinaryUserOverTheRelay(t *testing.T) {
+	again(t, ordinaryUser(t), "relay", containerStories, isolationEnv+"=container")
+}
+
 // again runs stories in a process of their own: as u (nil: as now), with the
-// network given (empty: as it is).
-func again(t *testing.T, u *user.User, network, stories string) {
+// network given (empty: as it is), and with more in the environment.
+func again(t *testing.T, u *user.User, network, stories string, more ...string) {
 	t.Helper()
 	if os.Getenv(sharedEnv) != "" {
 		return // this is such a process
@@ -215,6 +233,7 @@ func again(t *testing.T, u *user.User, network, stories string) {
 		args = append(args, "setpriv", "--reuid", u.Uid, "--regid", u.Gid, "--clear-groups", "--")
 		env = append(env[:4], "HOME="+u.HomeDir, "USER="+u.Username)
 	}
+	env = append(env, more...)
 	pattern := "^TestStories$"
 	if stories != "" {
 		pattern += "/" + stories
