@@ -59,7 +59,10 @@ func (b *bench) start() error {
 	}
 	srt := b.srt(peerDir)
 	fence := b.fence(peerDir)
-	all := []*contender{bwrap, plain, granted, srt, fence}
+	runsc := b.runsc(home)
+	container := &contender{name: "bulkhead run, container", dir: plainDir, env: bulkheadEnv, absent: runsc.absent,
+		argv: []string{b.bulkhead, "run", "--isolation", "container", "--workspace", ".:ro", "--", "true"}}
+	all := []*contender{bwrap, plain, granted, srt, fence, runsc, container}
 	for _, c := range all {
 		if c.absent != "" {
 			continue
@@ -95,6 +98,10 @@ func (b *bench) start() error {
 			r.Ratio = b.startRatio(c, bwrap)
 		}
 		switch {
+		case c == container && c.absent == "" && runsc.absent == "":
+			x := times(median(c.took), median(runsc.took))
+			r = goal(r, "≤ 1.3× runsc", x <= 1.3)
+			r.Ratio += fmt.Sprintf(", %.2f× runsc", x)
 		case c == plain || c == granted:
 			r.Goal = "≤ 5× bwrap"
 			if c.absent == "" && bwrap.absent == "" {
@@ -118,6 +125,32 @@ func (b *bench) start() error {
 		}
 	}
 	return nil
+}
+
+// runsc is gVisor alone: our build of it, in a user namespace, with the host's
+// files read-only.
+func (b *bench) runsc(dir string) *contender {
+	c := &contender{name: "bare runsc run", dir: dir}
+	path := filepath.Join(filepath.Dir(b.bulkhead), "bulkhead-runsc")
+	if _, err := os.Stat(path); err != nil {
+		c.absent = err.Error()
+		return c
+	}
+	bundle := filepath.Join(dir, "bundle")
+	config := `{"ociVersion":"1.0.2","process":{"user":{"uid":0,"gid":0},"args":["true"],"env":["PATH=/usr/bin:/bin"],"cwd":"/"},` +
+		`"root":{"path":"/","readonly":true},"mounts":[{"destination":"/proc","type":"proc"},{"destination":"/tmp","type":"tmpfs"}],` +
+		`"linux":{"namespaces":[{"type":"pid"},{"type":"mount"}]}}`
+	err := os.MkdirAll(bundle, 0o755)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(bundle, "config.json"), []byte(config), 0o644)
+	}
+	if err != nil {
+		c.absent = err.Error()
+		return c
+	}
+	c.argv = []string{"unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--mount-proc", path,
+		"--root=" + filepath.Join(dir, "state"), "--ignore-cgroups", "--network=none", "--overlay2=none", "run", "--bundle=" + bundle, "bench"}
+	return c
 }
 
 func (b *bench) startRatio(c, bwrap *contender) string {

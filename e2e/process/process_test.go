@@ -33,6 +33,8 @@ var shared string
 const (
 	sharedEnv  = "BULKHEAD_E2E_SHARED"
 	networkEnv = "BULKHEAD_E2E_NETWORK" // what a further run must find: tap or relay
+	// isolationEnv is what every bulkhead run of the stories is given that names none.
+	isolationEnv = "BULKHEAD_E2E_ISOLATION"
 )
 
 // networkStories are those that depend on how the network is made.
@@ -76,13 +78,16 @@ func prepare() (dir string, err error) {
 	if err := os.Chmod(work, 0o777|os.ModeSticky); err != nil {
 		return "", err
 	}
-	for _, program := range []string{"./cmd/bulkhead", "./e2e/process/testdata/goclient"} {
+	for _, program := range []string{"./cmd/bulkhead", "./cmd/bulkhead-runsc", "./e2e/process/testdata/goclient"} {
 		build := exec.Command("go", "build", "-o", filepath.Join(dir, "bin")+"/", program)
 		build.Dir = "../.."
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("building %s: %w\n%s", program, err, out)
 		}
+	}
+	if err := writeShim(dir); err != nil {
+		return "", err
 	}
 	if err := copyGo(filepath.Join(dir, "go")); err != nil {
 		return "", fmt.Errorf("copying Go: %w", err)
@@ -107,6 +112,21 @@ func prepare() (dir string, err error) {
 		}
 	}
 	return dir, nil
+}
+
+// writeShim makes the bulkhead that stories call in another isolation.
+func writeShim(dir string) error {
+	if err := os.Mkdir(filepath.Join(dir, "shim"), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "shim", "bulkhead"), []byte(`#!/bin/sh
+real=`+filepath.Join(dir, "bin", "bulkhead")+`
+case "$1:$*" in
+run:*--isolation*|run:*--resume*) ;;
+run:*) shift; set -- run --isolation "$`+isolationEnv+`" "$@" ;;
+esac
+exec "$real" "$@"
+`), 0o755)
 }
 
 func copyFile(dst, src string, mode os.FileMode) error {
@@ -164,9 +184,27 @@ func TestNetworkStoriesAsRootOverTheRelay(t *testing.T) {
 	again(t, nil, "relay", networkStories)
 }
 
+// containerStories run in isolation container too. What other stories write to
+// their workspace to look at from outside is staged there, and stays inside.
+const containerStories = "^(no_network|http_grant|credentials|home_hidden|secrets_masked|unix_sockets|env|stdio|exit_codes|rule0[1245678]_.*)$"
+
+// TestContainerStories: the same policy, mounts, credentials, decisions and exit
+// codes on a kernel of the sandbox's own, every packet through the same gateway.
+func TestContainerStories(t *testing.T) {
+	again(t, nil, "", containerStories, isolationEnv+"=container")
+}
+
+func TestContainerStoriesAsOrdinaryUserOverTAP(t *testing.T) {
+	again(t, ordinaryUser(t), "tap", "^(no_network|http_grant|credentials|rule0[26]_.*)$", isolationEnv+"=container")
+}
+
+func TestContainerStoriesAsOrdinaryUserOverTheRelay(t *testing.T) {
+	again(t, ordinaryUser(t), "relay", containerStories, isolationEnv+"=container")
+}
+
 // again runs stories in a process of their own: as u (nil: as now), with the
-// network given (empty: as it is).
-func again(t *testing.T, u *user.User, network, stories string) {
+// network given (empty: as it is), and with more in the environment.
+func again(t *testing.T, u *user.User, network, stories string, more ...string) {
 	t.Helper()
 	if os.Getenv(sharedEnv) != "" {
 		return // this is such a process
@@ -195,6 +233,7 @@ func again(t *testing.T, u *user.User, network, stories string) {
 		args = append(args, "setpriv", "--reuid", u.Uid, "--regid", u.Gid, "--clear-groups", "--")
 		env = append(env[:4], "HOME="+u.HomeDir, "USER="+u.Username)
 	}
+	env = append(env, more...)
 	pattern := "^TestStories$"
 	if stories != "" {
 		pattern += "/" + stories
@@ -254,7 +293,12 @@ func setup(env *testscript.Env) error {
 	env.Setenv("HOME", home)
 	env.Setenv("WS", workspace)
 	env.Setenv("GO_TREE", filepath.Join(shared, "go"))
-	env.Setenv("PATH", filepath.Join(shared, "bin")+":"+os.Getenv("PATH"))
+	path := filepath.Join(shared, "bin") + ":" + os.Getenv("PATH")
+	if isolation := os.Getenv(isolationEnv); isolation != "" {
+		env.Setenv(isolationEnv, isolation)
+		path = filepath.Join(shared, "shim") + ":" + path
+	}
+	env.Setenv("PATH", path)
 	env.Setenv("GIT_CONFIG_NOSYSTEM", "1")
 	env.Cd = workspace
 	return nil

@@ -160,9 +160,9 @@ func (r Report) summarise(limits string) Summary {
 	}
 
 	container := Isolation{Name: vocabulary.Container}
-	container.Status, container.Why = worst("gVisor in a user namespace", ProbeUserns, ProbeTUN, ProbeGVisor)
+	container.Status, container.Why = worst("gVisor in a user namespace", ProbeUserns, ProbeGVisor)
 	if container.Status == Limited {
-		container.Status = Missing // of these three, half is not enough
+		container.Status = Missing // of these two, half is not enough
 	}
 
 	vm := Isolation{Name: vocabulary.VM}
@@ -171,9 +171,7 @@ func (r Report) summarise(limits string) Summary {
 		vm.Status, vm.Why = Limited, "software emulation, starts in seconds; kvm: "+kvm.Found
 	}
 	// What the host could give is no use before Bulkhead can ask for it.
-	for _, i := range []*Isolation{&container, &vm} {
-		i.Status, i.Why = Missing, "not part of this version of Bulkhead; of this host: "+i.Why
-	}
+	vm.Status, vm.Why = Missing, "not part of this version of Bulkhead; of this host: "+vm.Why
 	s.Isolations = []Isolation{process, container, vm}
 	return s
 }

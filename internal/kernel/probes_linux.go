@@ -333,14 +333,13 @@ func probeGVisor() Probe {
 			return Probe{Status: OK, Found: companion}
 		}
 	}
-	for _, name := range []string{"bulkhead-runsc", "runsc"} {
-		if path, err := FindTool(name); err == nil {
-			return Probe{Status: OK, Found: path}
-		}
+	if path, err := FindTool("bulkhead-runsc"); err == nil {
+		return Probe{Status: OK, Found: path}
 	}
 	return Probe{
-		Found: "no bulkhead-runsc beside this binary or in the system directories",
-		Cost:  "nothing in this version; container isolation will need it",
+		Found:  "no bulkhead-runsc beside this binary or in the system directories",
+		Cost:   "no container isolation: bulkhead run --isolation container refuses with exit code 12",
+		Remedy: "build both together: make build, and keep them in one folder",
 	}
 }
 

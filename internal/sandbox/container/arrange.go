@@ -253,6 +253,10 @@ func (a *arranger) mount(m vocabulary.Mount, tmpfsSize int64) error {
 		}
 		a.step(step{Do: doLink, At: r.place(m.Target), Source: m.Source, Own: r.ground == own})
 	case vocabulary.MaskFile:
+		if r := a.covering(m.Target); r.ground == writable {
+			// Here too: runsc opens what it mounts over, and a socket can't be.
+			a.step(step{Do: doMaskFile, At: r.place(m.Target), RO: true})
+		}
 		a.stand(m.Target, step{Do: doMaskFile, RO: true})
 	case vocabulary.MaskDir:
 		if r := a.covering(m.Target); r.ground == writable || r.ground == memory {

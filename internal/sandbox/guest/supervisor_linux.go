@@ -64,7 +64,7 @@ func supervise() int {
 	if err != nil {
 		return failBegin(err)
 	}
-	begin()
+	begin(int(oomScore.Fd()))
 	second, err := unix.FcntlInt(controlFD, unix.F_DUPFD_CLOEXEC, setupFD+1)
 	if err != nil {
 		return failBegin(err)
@@ -90,7 +90,6 @@ func supervise() int {
 		}
 		return superviseWith(conn, *first.Setup, oomScore)
 	}
-	oomScore.Close()
 	if err := confine(*first.Setup); err != nil {
 		return failSetup(conn, err)
 	}
@@ -116,11 +115,11 @@ func failBegin(err error) int {
 }
 
 // begin closes this process to others, and what somebody may have left open.
-func begin() {
+func begin(keep int) {
 	err := hide("bulkhead-guest")
 	if err == nil {
 		forgetIgnored()
-		err = closeOthers(controlFD)
+		err = closeOthers(controlFD, keep)
 	}
 	if err != nil {
 		os.Exit(failBegin(err))
