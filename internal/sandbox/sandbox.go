@@ -94,13 +94,13 @@ type Writes struct {
 	// removed or moved.
 	Fixed []string
 	// Refused is told of each refusal; it does not wait.
-	Refused func(op, path, reason string)
+	Refused func(op, path, reason string) `json:"-"`
 	// Keep makes a version of what is at a path of a folder with Versions, before
 	// it changes. Safe for concurrent use.
-	Keep func(Change) error
+	Keep func(Change) error `json:"-"`
 	// Made is told of what comes to stand where nothing stood before, in a folder
 	// that is not new itself. It does not wait.
-	Made func(path string)
+	Made func(path string) `json:"-"`
 }
 
 // Change is what is about to happen to a path.

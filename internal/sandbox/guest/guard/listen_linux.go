@@ -240,7 +240,6 @@ type op struct {
 }
 
 func operations() (map[int32]*op, error) {
-	const cwd = -1
 	ops := []op{
 		{"open", true, func(t *task) verdict { return t.open(t.cwd(), 0, int(int32(t.args[1])), t.args[2]) }},
 		{"creat", true, func(t *task) verdict {

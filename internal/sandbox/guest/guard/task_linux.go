@@ -35,18 +35,6 @@ func (t *task) own(fd int) int {
 	return fd
 }
 
-// release takes a descriptor out of the task's care.
-func (t *task) release(fd int) int {
-	for i, own := range t.fds {
-		if own == fd {
-			t.fds[i] = t.fds[len(t.fds)-1]
-			t.fds = t.fds[:len(t.fds)-1]
-			break
-		}
-	}
-	return fd
-}
-
 func (t *task) cwd() int { return unix.AT_FDCWD }
 
 func (t *task) fd(arg int) int { return int(int32(t.args[arg])) }

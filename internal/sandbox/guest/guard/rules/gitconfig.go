@@ -213,10 +213,11 @@ func isName(s string) bool {
 // parseSection reads a header, which has its line to itself.
 func parseSection(s string) (section, sub string, err error) {
 	bad := fmt.Errorf("a section that is not [name] or [name \"sub\"] on a line of its own")
-	body, ok := strings.CutPrefix(s, "[")
+	body := strings.TrimPrefix(s, "[")
 	name, rest, found := strings.Cut(body, `"`)
 	if !found {
-		if name, ok = strings.CutSuffix(body, "]"); !ok || !isName(name) {
+		name, closed := strings.CutSuffix(body, "]")
+		if !closed || !isName(name) {
 			return "", "", bad
 		}
 		return strings.ToLower(name), "", nil

@@ -169,7 +169,7 @@ func FuzzNames(f *testing.F) {
 	f.Fuzz(func(t *testing.T, p string) {
 		rel := split(p)
 		_, low := list.Plain(split(strings.ToLower(p)))
-		if _, got := list.Plain(rel); got != low && strings.ToLower(strings.ToUpper(p)) == strings.ToLower(p) {
+		if _, got := list.Plain(rel); got != low && strings.EqualFold(strings.ToUpper(p), strings.ToLower(p)) {
 			t.Errorf("%q is judged by its case", p)
 		}
 		list.Git(rel)
