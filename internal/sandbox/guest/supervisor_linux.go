@@ -64,7 +64,7 @@ func supervise() int {
 	if err != nil {
 		return failBegin(err)
 	}
-	begin()
+	begin(int(oomScore.Fd()))
 	second, err := unix.FcntlInt(controlFD, unix.F_DUPFD_CLOEXEC, setupFD+1)
 	if err != nil {
 		return failBegin(err)
@@ -90,7 +90,6 @@ func supervise() int {
 		}
 		return superviseWith(conn, *first.Setup, oomScore)
 	}
-	oomScore.Close()
 	if err := confine(*first.Setup); err != nil {
 		return failSetup(conn, err)
 	}
@@ -102,6 +101,7 @@ func supervise() int {
 		return failSetup(conn, err)
 	}
 	err = unix.Exec(Path, []string{childproc.Argv0(confinedChild)}, []string{})
+	runtime.KeepAlive(oomScore) // its descriptor may be the setup's now
 	return failSetup(conn, fmt.Errorf("starting the confined supervisor: %w", err))
 }
 
@@ -115,12 +115,12 @@ func failBegin(err error) int {
 	return 1
 }
 
-// begin closes this process to others, and what somebody may have left open.
-func begin() {
+// begin closes this process to others, and what somebody may have left open but kept.
+func begin(kept ...int) {
 	err := hide("bulkhead-guest")
 	if err == nil {
 		forgetIgnored()
-		err = closeOthers(controlFD)
+		err = closeOthers(append(kept, controlFD)...)
 	}
 	if err != nil {
 		os.Exit(failBegin(err))
