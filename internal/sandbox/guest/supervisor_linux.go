@@ -101,6 +101,7 @@ func supervise() int {
 		return failSetup(conn, err)
 	}
 	err = unix.Exec(Path, []string{childproc.Argv0(confinedChild)}, []string{})
+	runtime.KeepAlive(oomScore) // its descriptor may be the setup's now
 	return failSetup(conn, fmt.Errorf("starting the confined supervisor: %w", err))
 }
 
@@ -114,12 +115,12 @@ func failBegin(err error) int {
 	return 1
 }
 
-// begin closes this process to others, and what somebody may have left open.
-func begin(keep int) {
+// begin closes this process to others, and what somebody may have left open but kept.
+func begin(kept ...int) {
 	err := hide("bulkhead-guest")
 	if err == nil {
 		forgetIgnored()
-		err = closeOthers(controlFD, keep)
+		err = closeOthers(append(kept, controlFD)...)
 	}
 	if err != nil {
 		os.Exit(failBegin(err))
