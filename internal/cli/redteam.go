@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bulkhead-dev/bulkhead/internal/childproc"
+	"github.com/bulkhead-dev/bulkhead/internal/kernel"
 	"github.com/bulkhead-dev/bulkhead/internal/redteam"
 	"github.com/bulkhead-dev/bulkhead/internal/redteam/campaign"
 	"github.com/bulkhead-dev/bulkhead/internal/redteam/obedient"
@@ -126,7 +128,7 @@ Exit code 1 if any contained attack succeeded, a twin failed, or a run proves no
 		},
 	}
 	c.Flags().IntVar(&o.runs, "runs", 0, "how often each attack runs (default 1; phish 25)")
-	c.Flags().StringVar(&o.tier, "tier", "", "only this `TIER`: process or none")
+	c.Flags().StringVar(&o.tier, "tier", "", "only this `TIER`: none, process, container, vm (default: all that this host can give)")
 	c.Flags().StringSliceVar(&o.variants, "variant", nil, "phish: only these variants (see: bulkhead redteam list)")
 	c.Flags().StringVar(&o.as, "as", "", "root only: the sessions are `USER`'s")
 	c.Flags().IntVar(&o.parallel, "parallel", 0, "runs at a time (default: one more than there are processors)")
@@ -187,14 +189,8 @@ func (o *redteamOptions) campaign(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	c := campaign.Config{Scenarios: items, Runs: max(o.runs, 1), Parallel: o.parallel, Budget: o.budget, Binary: o.binary, Agent: stage.Obedient()}
-	switch o.tier {
-	case "":
-		c.Tiers = []string{"process"}
-	case "process":
-		c.Tiers = []string{o.tier}
-	case "none":
-	default:
-		return vocabulary.Exitf(vocabulary.ExitNoIsolation, "the red team has no tier %q; it has: process, none", o.tier)
+	if c.Tiers, err = o.tiers(cmd.Context()); err != nil {
+		return err
 	}
 	if c.Binary == "" {
 		if c.Binary, err = childproc.Path(); err != nil {
@@ -220,6 +216,34 @@ func (o *redteamOptions) campaign(cmd *cobra.Command, args []string) error {
 		fmt.Fprint(os.Stderr, "\r\x1b[K")
 	}
 	return errors.Join(o.write(r), o.show(cmd, r))
+}
+
+// tiers are those that this host can give, or the one asked for.
+func (o *redteamOptions) tiers(ctx context.Context) ([]string, error) {
+	if o.tier == "none" {
+		return nil, nil
+	}
+	var out, known []string
+	for _, i := range kernel.Examine(ctx).Summary.Isolations {
+		name := string(i.Name)
+		known = append(known, name)
+		if o.tier != "" && o.tier != name {
+			continue
+		}
+		switch {
+		case i.Status != kernel.Missing:
+			out = append(out, name)
+		case o.tier != "":
+			return nil, vocabulary.Exitf(vocabulary.ExitNoIsolation, "no %s tier to attack: %s; see: bulkhead doctor", name, i.Why)
+		}
+	}
+	switch {
+	case o.tier != "" && !slices.Contains(known, o.tier):
+		return nil, fmt.Errorf("no tier is called %q (one of: none, %s)", o.tier, strings.Join(known, ", "))
+	case len(out) == 0:
+		return nil, vocabulary.Exitf(vocabulary.ExitNoIsolation, "this host can give no isolation to attack; see: bulkhead doctor")
+	}
+	return out, nil
 }
 
 // write puts the report into the files that were asked for.
