@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"os/user"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -133,6 +134,9 @@ Exit code 1 if any contained attack succeeded, a twin failed, or a run proves no
 	c.Flags().StringVar(&o.as, "as", "", "root only: the sessions are `USER`'s")
 	c.Flags().IntVar(&o.parallel, "parallel", 0, "runs at a time (default: one more than there are processors)")
 	c.Flags().DurationVar(&o.budget, "budget", 0, "end after this time, and mark what was not run")
+	c.Flags().IntVar(&o.mutate, "mutate", 0, "also try `N` variations of each scenario that has mutators, as an attacker with many tries would")
+	c.Flags().Uint64Var(&o.seed, "seed", 1, "another `SEED` gives other variations")
+	c.Flags().StringVar(&o.found, "found", ".", "write variations that break through into `DIR`, as scenarios")
 	c.Flags().BoolVar(&o.strict, "strict", false, "also fail if a program is missing that a scenario needs")
 	c.Flags().StringVar(&o.save, "save", "", "also write the report to `FILE` for: bulkhead redteam report")
 	c.Flags().StringVar(&o.junit, "junit", "", "also write JUnit XML to `FILE`")
@@ -143,6 +147,9 @@ Exit code 1 if any contained attack succeeded, a twin failed, or a run proves no
 }
 
 type redteamOptions struct {
+	mutate                              int
+	seed                                uint64
+	found                               string
 	runs, parallel                      int
 	tier, as, save, junit, html, binary string
 	variants                            []string
@@ -188,7 +195,7 @@ func (o *redteamOptions) campaign(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	c := campaign.Config{Scenarios: items, Runs: max(o.runs, 1), Parallel: o.parallel, Budget: o.budget, Binary: o.binary, Agent: stage.Obedient()}
+	c := campaign.Config{Scenarios: items, Runs: max(o.runs, 1), Parallel: o.parallel, Mutate: o.mutate, Seed: o.seed, Budget: o.budget, Binary: o.binary, Agent: stage.Obedient()}
 	if c.Tiers, err = o.tiers(cmd.Context()); err != nil {
 		return err
 	}
@@ -215,7 +222,29 @@ func (o *redteamOptions) campaign(cmd *cobra.Command, args []string) error {
 	if terminal {
 		fmt.Fprint(os.Stderr, "\r\x1b[K")
 	}
-	return errors.Join(o.write(r), o.show(cmd, r))
+	return errors.Join(o.write(r), o.keep(r), o.show(cmd, r))
+}
+
+// keep writes what broke through into scenario files of its own; none is overwritten.
+func (o *redteamOptions) keep(r *campaign.Report) error {
+	for _, row := range r.Rows {
+		for _, s := range row.Searches {
+			for i, b := range s.Found {
+				name := filepath.Join(o.found, fmt.Sprintf("%s-%s-%d-%d.txtar", row.Name, s.Tier, o.seed, i+1))
+				f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+				if err != nil {
+					return err
+				}
+				if _, err := f.WriteString(b.Source); err != nil {
+					return errors.Join(err, f.Close())
+				}
+				if err := f.Close(); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // tiers are those that this host can give, or the one asked for.

@@ -37,6 +37,10 @@ type Config struct {
 	Agent  stage.Agent
 	// Progress is called after each run, from one goroutine at a time. May be nil.
 	Progress func(Progress)
+	// Mutate is how many variations of each scenario that has mutators are tried
+	// in each tier, after everything else. Seed makes them other ones.
+	Mutate int
+	Seed   uint64
 	// Perform replaces stage.Run in tests.
 	Perform func(context.Context, stage.Job, string) (stage.Outcome, error)
 }
@@ -90,6 +94,7 @@ type Totals struct {
 	Invalid    int `json:"invalid"`
 	TwinFailed int `json:"twin_failed"`
 	NotRun     int `json:"not_run"`
+	Tries      int `json:"tries"` // variations
 }
 
 // Row is one scenario.
@@ -104,6 +109,8 @@ type Row struct {
 	Known     string   `json:"known,omitempty"`
 	Unproven  string   `json:"unproven,omitempty"`
 	Cells     []*Cell  `json:"cells"`
+	// Searches are variations that were tried.
+	Searches []*Search `json:"searches,omitempty"`
 }
 
 // Cell is one scenario in one tier.
@@ -237,6 +244,13 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 	alone := func(j job) bool { return j.item.Alone }
 	run(c.Parallel, slices.DeleteFunc(slices.Clone(jobs), alone))
 	run(1, slices.DeleteFunc(jobs, func(j job) bool { return !alone(j) }))
+	c.vary(ctx, r, func(row *Row, tier string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if p.Name, p.Tier, p.Kind = row.Name, tier, "variation"; c.Progress != nil {
+			c.Progress(p)
+		}
+	})
 	if ctx.Err() != nil {
 		r.Aborted = context.Cause(ctx).Error()
 	}
@@ -357,6 +371,7 @@ func (r *Report) Sum() {
 			}
 		}
 	}
+	r.searches(problem)
 	r.OK = len(r.Problems) == 0
 }
 
