@@ -134,6 +134,7 @@ Exit code 1 if any contained attack succeeded, a twin failed, or a run proves no
 	c.Flags().StringVar(&o.as, "as", "", "root only: the sessions are `USER`'s")
 	c.Flags().IntVar(&o.parallel, "parallel", 0, "runs at a time (default: one more than there are processors)")
 	c.Flags().DurationVar(&o.budget, "budget", 0, "end after this time, and mark what was not run")
+	c.Flags().StringSliceVar(&o.yardstick, "yardstick", nil, "also run everything in another `SANDBOX`, to compare: "+strings.Join(stage.Yardsticks(), ", "))
 	c.Flags().IntVar(&o.mutate, "mutate", 0, "also try `N` variations of each scenario that has mutators, as an attacker with many tries would")
 	c.Flags().Uint64Var(&o.seed, "seed", 1, "another `SEED` gives other variations")
 	c.Flags().StringVar(&o.found, "found", ".", "write variations that break through into `DIR`, as scenarios")
@@ -147,6 +148,7 @@ Exit code 1 if any contained attack succeeded, a twin failed, or a run proves no
 }
 
 type redteamOptions struct {
+	yardstick                           []string
 	mutate                              int
 	seed                                uint64
 	found                               string
@@ -198,6 +200,12 @@ func (o *redteamOptions) campaign(cmd *cobra.Command, args []string) error {
 	c := campaign.Config{Scenarios: items, Runs: max(o.runs, 1), Parallel: o.parallel, Mutate: o.mutate, Seed: o.seed, Budget: o.budget, Binary: o.binary, Agent: stage.Obedient()}
 	if c.Tiers, err = o.tiers(cmd.Context()); err != nil {
 		return err
+	}
+	for _, y := range o.yardstick {
+		if !stage.IsYardstick(y) {
+			return fmt.Errorf("no yardstick is called %q (one of: %s)", y, strings.Join(stage.Yardsticks(), ", "))
+		}
+		c.Others = append(c.Others, y)
 	}
 	if c.Binary == "" {
 		if c.Binary, err = childproc.Path(); err != nil {

@@ -27,7 +27,9 @@ type Config struct {
 	Scenarios []Item
 	// Tiers besides the uncontained one.
 	Tiers []string
-	Runs  int
+	// Others are yardsticks: other sandboxes, whose successes are no problem.
+	Others []string
+	Runs   int
 	// Parallel runs; 0 is one more than there are processors: most of them wait.
 	Parallel int
 	// Budget ends the campaign; what was not run by then is marked. 0 is none.
@@ -175,7 +177,7 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 	for _, it := range c.Scenarios {
 		row := &Row{Name: it.Name, Title: it.Title, Category: it.Category, Outcome: it.Outcome, Covers: it.Covers, Attacker: it.Attacker, Reference: it.Reference, Known: it.Known, Unproven: it.Unproven}
 		r.Rows = append(r.Rows, row)
-		for _, tier := range append([]string{stage.None}, c.Tiers...) {
+		for _, tier := range slices.Concat([]string{stage.None}, c.Tiers, c.Others) {
 			for _, kind := range []string{stage.Attack, stage.Twin} {
 				if tier == stage.None && kind == stage.Twin {
 					continue
@@ -211,7 +213,7 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		j.cell.add(o)
-		if p.Done++; j.cell.Kind == stage.Attack && j.cell.Tier != stage.None && len(o.Seen) > 0 {
+		if p.Done++; j.cell.Kind == stage.Attack && j.cell.Tier != stage.None && !stage.IsYardstick(j.cell.Tier) && len(o.Seen) > 0 {
 			p.Broken++
 		}
 		p.Name, p.Tier, p.Kind = j.row.Name, j.cell.Tier, j.cell.Kind
@@ -283,6 +285,9 @@ const NoTier = "does not apply to this tier"
 
 // unmet says what a scenario needs that is not here.
 func (c Config) unmet(s *scenario.Scenario, tier string) string {
+	if stage.IsYardstick(tier) {
+		tier = "process" // what they are to be compared with
+	}
 	if tier != stage.None && !slices.Contains(s.Tiers, tier) {
 		return NoTier
 	}
@@ -335,6 +340,8 @@ func (r *Report) Sum() {
 		for _, c := range row.Cells {
 			where := row.Name + " in " + c.Tier
 			switch {
+			case stage.IsYardstick(c.Tier):
+				continue
 			case c.NotRun != "":
 				if c.NotRun != NoTier {
 					r.Totals.NotRun++

@@ -100,12 +100,16 @@ func Word(c *campaign.Cell, row *campaign.Row) (word, code string) {
 		return "cut short", "33"
 	case c.Kind == stage.Twin && c.Succeeded == c.Done():
 		return "works", "32"
+	case c.Kind == stage.Twin && stage.IsYardstick(c.Tier):
+		return "fails", "33"
 	case c.Kind == stage.Twin:
 		return "FAILS", "31"
 	case c.Tier == stage.None && row.Proven():
 		return fmt.Sprintf("%d/%d", c.Succeeded, c.Done()), "0"
 	case c.Tier == stage.None:
 		return "not proven", "33"
+	case c.Succeeded > 0 && stage.IsYardstick(c.Tier):
+		return fmt.Sprintf("%d/%d", c.Succeeded, c.Done()), "33"
 	case c.Succeeded > 0:
 		return fmt.Sprintf("%d/%d BROKEN", c.Succeeded, c.Done()), "31"
 	case c.Invalid > 0:

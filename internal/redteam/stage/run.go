@@ -251,9 +251,12 @@ func (r *run) session(ctx context.Context, script, project string, model *models
 	}
 	env := r.v.environment(r.s.Env)
 	var argv []string
-	if r.job.Tier == None {
+	if r.job.Tier == None || IsYardstick(r.job.Tier) {
 		env = append(env, r.job.Agent.Env...)
 		env = append(env, "ANTHROPIC_BASE_URL="+model.URL(), "SSL_CERT_FILE="+modelCA, "NODE_EXTRA_CA_CERTS="+modelCA, "CURL_CA_BUNDLE="+modelCA, "GIT_SSL_CAINFO="+modelCA)
+		if r.job.Tier != None {
+			argv = r.v.bareBwrap(project, env)
+		}
 	} else {
 		text, staged, err := policyText(r.s, r.v, r.job.Agent, r.job.Tier, model.Addr(), modelCA, project, thiefNames)
 		if err != nil {
