@@ -2,12 +2,14 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"os/user"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bulkhead-dev/bulkhead/internal/childproc"
+	"github.com/bulkhead-dev/bulkhead/internal/kernel"
 	"github.com/bulkhead-dev/bulkhead/internal/redteam"
 	"github.com/bulkhead-dev/bulkhead/internal/redteam/campaign"
 	"github.com/bulkhead-dev/bulkhead/internal/redteam/obedient"
@@ -126,11 +129,15 @@ Exit code 1 if any contained attack succeeded, a twin failed, or a run proves no
 		},
 	}
 	c.Flags().IntVar(&o.runs, "runs", 0, "how often each attack runs (default 1; phish 25)")
-	c.Flags().StringVar(&o.tier, "tier", "", "only this `TIER`: process or none")
+	c.Flags().StringVar(&o.tier, "tier", "", "only this `TIER`: none, process, container, vm (default: all that this host can give)")
 	c.Flags().StringSliceVar(&o.variants, "variant", nil, "phish: only these variants (see: bulkhead redteam list)")
 	c.Flags().StringVar(&o.as, "as", "", "root only: the sessions are `USER`'s")
 	c.Flags().IntVar(&o.parallel, "parallel", 0, "runs at a time (default: one more than there are processors)")
 	c.Flags().DurationVar(&o.budget, "budget", 0, "end after this time, and mark what was not run")
+	c.Flags().StringSliceVar(&o.yardstick, "yardstick", nil, "also run everything in another `SANDBOX`, to compare: "+strings.Join(stage.Yardsticks(), ", "))
+	c.Flags().IntVar(&o.mutate, "mutate", 0, "also try `N` variations of each scenario that has mutators, as an attacker with many tries would")
+	c.Flags().Uint64Var(&o.seed, "seed", 1, "another `SEED` gives other variations")
+	c.Flags().StringVar(&o.found, "found", ".", "write variations that break through into `DIR`, as scenarios")
 	c.Flags().BoolVar(&o.strict, "strict", false, "also fail if a program is missing that a scenario needs")
 	c.Flags().StringVar(&o.save, "save", "", "also write the report to `FILE` for: bulkhead redteam report")
 	c.Flags().StringVar(&o.junit, "junit", "", "also write JUnit XML to `FILE`")
@@ -141,6 +148,10 @@ Exit code 1 if any contained attack succeeded, a twin failed, or a run proves no
 }
 
 type redteamOptions struct {
+	yardstick                           []string
+	mutate                              int
+	seed                                uint64
+	found                               string
 	runs, parallel                      int
 	tier, as, save, junit, html, binary string
 	variants                            []string
@@ -186,15 +197,15 @@ func (o *redteamOptions) campaign(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	c := campaign.Config{Scenarios: items, Runs: max(o.runs, 1), Parallel: o.parallel, Budget: o.budget, Binary: o.binary, Agent: stage.Obedient()}
-	switch o.tier {
-	case "":
-		c.Tiers = []string{"process"}
-	case "process":
-		c.Tiers = []string{o.tier}
-	case "none":
-	default:
-		return vocabulary.Exitf(vocabulary.ExitNoIsolation, "the red team has no tier %q; it has: process, none", o.tier)
+	c := campaign.Config{Scenarios: items, Runs: max(o.runs, 1), Parallel: o.parallel, Mutate: o.mutate, Seed: o.seed, Budget: o.budget, Binary: o.binary, Agent: stage.Obedient()}
+	if c.Tiers, err = o.tiers(cmd.Context()); err != nil {
+		return err
+	}
+	for _, y := range o.yardstick {
+		if !stage.IsYardstick(y) {
+			return fmt.Errorf("no yardstick is called %q (one of: %s)", y, strings.Join(stage.Yardsticks(), ", "))
+		}
+		c.Others = append(c.Others, y)
 	}
 	if c.Binary == "" {
 		if c.Binary, err = childproc.Path(); err != nil {
@@ -219,7 +230,57 @@ func (o *redteamOptions) campaign(cmd *cobra.Command, args []string) error {
 	if terminal {
 		fmt.Fprint(os.Stderr, "\r\x1b[K")
 	}
-	return errors.Join(o.write(r), o.show(cmd, r))
+	return errors.Join(o.write(r), o.keep(r), o.show(cmd, r))
+}
+
+// keep writes what broke through into scenario files of its own; none is overwritten.
+func (o *redteamOptions) keep(r *campaign.Report) error {
+	for _, row := range r.Rows {
+		for _, s := range row.Searches {
+			for i, b := range s.Found {
+				name := filepath.Join(o.found, fmt.Sprintf("%s-%s-%d-%d.txtar", row.Name, s.Tier, o.seed, i+1))
+				f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+				if err != nil {
+					return err
+				}
+				if _, err := f.WriteString(b.Source); err != nil {
+					return errors.Join(err, f.Close())
+				}
+				if err := f.Close(); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// tiers are those that this host can give, or the one asked for.
+func (o *redteamOptions) tiers(ctx context.Context) ([]string, error) {
+	if o.tier == "none" {
+		return nil, nil
+	}
+	var out, known []string
+	for _, i := range kernel.Examine(ctx).Summary.Isolations {
+		name := string(i.Name)
+		known = append(known, name)
+		if o.tier != "" && o.tier != name {
+			continue
+		}
+		switch {
+		case i.Status != kernel.Missing:
+			out = append(out, name)
+		case o.tier != "":
+			return nil, vocabulary.Exitf(vocabulary.ExitNoIsolation, "no %s tier to attack: %s; see: bulkhead doctor", name, i.Why)
+		}
+	}
+	switch {
+	case o.tier != "" && !slices.Contains(known, o.tier):
+		return nil, fmt.Errorf("no tier is called %q (one of: none, %s)", o.tier, strings.Join(known, ", "))
+	case len(out) == 0:
+		return nil, vocabulary.Exitf(vocabulary.ExitNoIsolation, "this host can give no isolation to attack; see: bulkhead doctor")
+	}
+	return out, nil
 }
 
 // write puts the report into the files that were asked for.

@@ -27,7 +27,9 @@ type Config struct {
 	Scenarios []Item
 	// Tiers besides the uncontained one.
 	Tiers []string
-	Runs  int
+	// Others are yardsticks: other sandboxes, whose successes are no problem.
+	Others []string
+	Runs   int
 	// Parallel runs; 0 is one more than there are processors: most of them wait.
 	Parallel int
 	// Budget ends the campaign; what was not run by then is marked. 0 is none.
@@ -37,6 +39,10 @@ type Config struct {
 	Agent  stage.Agent
 	// Progress is called after each run, from one goroutine at a time. May be nil.
 	Progress func(Progress)
+	// Mutate is how many variations of each scenario that has mutators are tried
+	// in each tier, after everything else. Seed makes them other ones.
+	Mutate int
+	Seed   uint64
 	// Perform replaces stage.Run in tests.
 	Perform func(context.Context, stage.Job, string) (stage.Outcome, error)
 }
@@ -90,6 +96,7 @@ type Totals struct {
 	Invalid    int `json:"invalid"`
 	TwinFailed int `json:"twin_failed"`
 	NotRun     int `json:"not_run"`
+	Tries      int `json:"tries"` // variations
 }
 
 // Row is one scenario.
@@ -104,6 +111,8 @@ type Row struct {
 	Known     string   `json:"known,omitempty"`
 	Unproven  string   `json:"unproven,omitempty"`
 	Cells     []*Cell  `json:"cells"`
+	// Searches are variations that were tried.
+	Searches []*Search `json:"searches,omitempty"`
 }
 
 // Cell is one scenario in one tier.
@@ -168,7 +177,7 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 	for _, it := range c.Scenarios {
 		row := &Row{Name: it.Name, Title: it.Title, Category: it.Category, Outcome: it.Outcome, Covers: it.Covers, Attacker: it.Attacker, Reference: it.Reference, Known: it.Known, Unproven: it.Unproven}
 		r.Rows = append(r.Rows, row)
-		for _, tier := range append([]string{stage.None}, c.Tiers...) {
+		for _, tier := range slices.Concat([]string{stage.None}, c.Tiers, c.Others) {
 			for _, kind := range []string{stage.Attack, stage.Twin} {
 				if tier == stage.None && kind == stage.Twin {
 					continue
@@ -204,7 +213,7 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		j.cell.add(o)
-		if p.Done++; j.cell.Kind == stage.Attack && j.cell.Tier != stage.None && len(o.Seen) > 0 {
+		if p.Done++; j.cell.Kind == stage.Attack && j.cell.Tier != stage.None && !stage.IsYardstick(j.cell.Tier) && len(o.Seen) > 0 {
 			p.Broken++
 		}
 		p.Name, p.Tier, p.Kind = j.row.Name, j.cell.Tier, j.cell.Kind
@@ -237,6 +246,13 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 	alone := func(j job) bool { return j.item.Alone }
 	run(c.Parallel, slices.DeleteFunc(slices.Clone(jobs), alone))
 	run(1, slices.DeleteFunc(jobs, func(j job) bool { return !alone(j) }))
+	c.vary(ctx, r, func(row *Row, tier string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if p.Name, p.Tier, p.Kind = row.Name, tier, "variation"; c.Progress != nil {
+			c.Progress(p)
+		}
+	})
 	if ctx.Err() != nil {
 		r.Aborted = context.Cause(ctx).Error()
 	}
@@ -269,6 +285,9 @@ const NoTier = "does not apply to this tier"
 
 // unmet says what a scenario needs that is not here.
 func (c Config) unmet(s *scenario.Scenario, tier string) string {
+	if stage.IsYardstick(tier) {
+		tier = "process" // what they are to be compared with
+	}
 	if tier != stage.None && !slices.Contains(s.Tiers, tier) {
 		return NoTier
 	}
@@ -321,6 +340,8 @@ func (r *Report) Sum() {
 		for _, c := range row.Cells {
 			where := row.Name + " in " + c.Tier
 			switch {
+			case stage.IsYardstick(c.Tier):
+				continue
 			case c.NotRun != "":
 				if c.NotRun != NoTier {
 					r.Totals.NotRun++
@@ -357,6 +378,7 @@ func (r *Report) Sum() {
 			}
 		}
 	}
+	r.searches(problem)
 	r.OK = len(r.Problems) == 0
 }
 

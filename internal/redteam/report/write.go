@@ -66,6 +66,9 @@ type (
 func JUnit(w io.Writer, r *campaign.Report) error {
 	var out suites
 	for _, tier := range append([]string{stage.None}, Tiers(r)...) {
+		if stage.IsYardstick(tier) {
+			continue
+		}
 		s := suite{Name: "redteam " + tier}
 		for _, row := range r.Rows {
 			for _, c := range row.Cells {
@@ -170,6 +173,9 @@ func Compare(w io.Writer, a, b *campaign.Report) (worse bool, err error) {
 			was = &campaign.Row{}
 		}
 		for _, c := range row.Cells {
+			if stage.IsYardstick(c.Tier) {
+				continue
+			}
 			old := was.Cell(c.Tier, c.Kind)
 			oldWord, _ := Word(old, was)
 			word, code := Word(c, row)

@@ -149,6 +149,22 @@ func Builtin() ([]*Scenario, error) {
 // Source returns the text of a built-in scenario.
 func Source(name string) ([]byte, error) { return embedded.ReadFile("data/" + name + ".txtar") }
 
+// WithPayload is the text of a scenario with another payload.
+func WithPayload(source []byte, payload string) []byte {
+	const begin = "-- payload.sh --\n"
+	head, rest, ok := strings.Cut(string(source), begin)
+	if !ok {
+		return source
+	}
+	for line := range strings.SplitAfterSeq(rest, "\n") {
+		if markerRE.MatchString(strings.TrimSuffix(line, "\n")) {
+			break
+		}
+		rest = rest[len(line):]
+	}
+	return []byte(head + begin + payload + rest)
+}
+
 // Select returns those of all whose name matches one of the patterns (path.Match);
 // every pattern must match something.
 func Select(all []*Scenario, patterns []string) ([]*Scenario, error) {

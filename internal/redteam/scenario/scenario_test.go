@@ -158,6 +158,13 @@ func TestAllMistakesAtOnce(t *testing.T) {
 	}
 }
 
+func TestWithPayload(t *testing.T) {
+	got := string(WithPayload([]byte(good), "other\n"))
+	if want := strings.Replace(good, "-- payload.sh --\ntrue\n", "-- payload.sh --\nother\n", 1); got != want {
+		t.Errorf("%s", got)
+	}
+}
+
 func TestSelect(t *testing.T) {
 	all := []*Scenario{{Name: "a-one", Category: "FS", Covers: []string{"FS-01"}}, {Name: "a-two", Category: "DX", Covers: []string{"DX-01", "M2"}}, {Name: "b", Category: "DX"}}
 	for pattern, want := range map[string]string{"a-*": "a-one a-two", "DX": "a-two b", "M2": "a-two", "b": "b", "[": "", "nothing": ""} {

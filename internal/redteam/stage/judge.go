@@ -181,7 +181,7 @@ func (r *run) judge(w *watch) {
 			r.out.Missing = append(r.out.Missing, e.String())
 		}
 	}
-	if r.job.Tier != None {
+	if r.job.Tier != None && !IsYardstick(r.job.Tier) {
 		if err := r.log(); err != nil && r.out.Invalid == "" && r.job.Kind == Attack {
 			r.out.Invalid = "the event log: " + err.Error()
 		}

@@ -11,11 +11,11 @@ import (
 
 // policyText is the scenario's policy with what an agent needs to live: its
 // binary, its model, and where the names of the stage live. Where a name lives
-// is no permission.
-func policyText(s *scenario.Scenario, v values, a Agent, tier, model, modelCA, project string, names []string) ([]byte, error) {
+// is no permission. staged tells that the tier made the workspace a staged one.
+func policyText(s *scenario.Scenario, v values, a Agent, tier, model, modelCA, project string, names []string) (text []byte, staged bool, err error) {
 	var doc yaml.Node
 	if err := yaml.Unmarshal([]byte(v.fill(s.Policy)), &doc); err != nil {
-		return nil, fmt.Errorf("policy.yaml: %w", err)
+		return nil, false, fmt.Errorf("policy.yaml: %w", err)
 	}
 	root := doc.Content[0]
 	set(root, "isolation", scalar(tier))
@@ -26,6 +26,14 @@ func policyText(s *scenario.Scenario, v values, a Agent, tier, model, modelCA, p
 		set(ws, "path", scalar(project))
 	} else if project != v.project { // the second session has a workspace of its own
 		lookup(ws, "path").Value = project
+	}
+	if ws = lookup(root, "workspace"); tier != "process" {
+		// The stronger tiers let nothing write to a folder of the host: what is
+		// written is staged.
+		if mode := lookup(ws, "mode"); mode == nil || mode.Value == "rw" {
+			set(ws, "mode", scalar("staged"))
+			staged = true
+		}
 	}
 	for _, m := range append([]string{v.bin}, a.Mounts...) {
 		push(root, "mounts", mapping("path", m, "mode", "ro"))
@@ -55,7 +63,8 @@ func policyText(s *scenario.Scenario, v values, a Agent, tier, model, modelCA, p
 			under(root, "upstreams", n, mapping("connect", v.thief+":80"))
 		}
 	}
-	return yaml.Marshal(&doc)
+	text, err = yaml.Marshal(&doc)
+	return text, staged, err
 }
 
 func scalar(s string) *yaml.Node {

@@ -46,6 +46,8 @@ type run struct {
 	model2 *modelstub.Server
 	places *thief.Stage
 	events string
+	// staged: the tier writes to no workspace, so its changes are brought over afterwards.
+	staged bool
 	out    Outcome
 }
 
@@ -118,6 +120,12 @@ func (r *run) do(ctx context.Context, dir, home string) (err error) {
 	}
 	r.places.Settle()
 	watch.after()
+	if r.staged {
+		// The user brings everything over, without looking.
+		if out, err := r.host(ctx, "@BIN@ workspace apply"); err != nil && r.job.Kind == Twin {
+			return fmt.Errorf("workspace apply: %w\n%s", err, out)
+		}
+	}
 	if out, err := r.host(ctx, r.s.Later); err != nil && ctx.Err() == nil && r.job.Kind == Twin {
 		return fmt.Errorf("later.sh: %w\n%s", err, out)
 	}
@@ -243,14 +251,18 @@ func (r *run) session(ctx context.Context, script, project string, model *models
 	}
 	env := r.v.environment(r.s.Env)
 	var argv []string
-	if r.job.Tier == None {
+	if r.job.Tier == None || IsYardstick(r.job.Tier) {
 		env = append(env, r.job.Agent.Env...)
 		env = append(env, "ANTHROPIC_BASE_URL="+model.URL(), "SSL_CERT_FILE="+modelCA, "NODE_EXTRA_CA_CERTS="+modelCA, "CURL_CA_BUNDLE="+modelCA, "GIT_SSL_CAINFO="+modelCA)
+		if r.job.Tier != None {
+			argv = r.v.bareBwrap(project, env)
+		}
 	} else {
-		text, err := policyText(r.s, r.v, r.job.Agent, r.job.Tier, model.Addr(), modelCA, project, thiefNames)
+		text, staged, err := policyText(r.s, r.v, r.job.Agent, r.job.Tier, model.Addr(), modelCA, project, thiefNames)
 		if err != nil {
 			return "", -1, err
 		}
+		r.staged = r.staged || staged
 		file := filepath.Join(dir, "policy.yaml")
 		if err := os.WriteFile(file, text, 0o644); err != nil {
 			return "", -1, err

@@ -42,8 +42,10 @@ type Job struct {
 	// As is whom the session belongs to; only root can choose.
 	As User `json:"as"`
 	// Private asks for a machine of its own; Run decides.
-	Private bool  `json:"private"`
-	Agent   Agent `json:"agent"`
+	Private bool `json:"private"`
+	// Companion says that there is one; Run decides.
+	Companion bool  `json:"companion"`
+	Agent     Agent `json:"agent"`
 }
 
 // User of the victim's machine.

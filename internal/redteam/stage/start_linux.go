@@ -67,17 +67,21 @@ func Run(ctx context.Context, job Job, binary string) (Outcome, error) {
 		return Outcome{}, err
 	}
 	defer outR.Close()
-	text, err := json.Marshal(job)
-	if err != nil {
-		return Outcome{}, err
-	}
-
 	said := &lastBytes{max: 8 << 10}
 	cmd := exec.CommandContext(ctx, childproc.Self())
 	cmd.Args = []string{childproc.Argv0(childName)}
 	cmd.Env = []string{"PATH=/usr/bin:/bin"}
 	cmd.Stdout, cmd.Stderr = said, said
 	cmd.ExtraFiles = []*os.File{jobR, outW, bin}
+	if runsc, err := os.Open(filepath.Join(filepath.Dir(binary), companion)); err == nil {
+		defer runsc.Close()
+		cmd.ExtraFiles = append(cmd.ExtraFiles, runsc)
+		job.Companion = true
+	}
+	text, err := json.Marshal(job)
+	if err != nil {
+		return Outcome{}, err
+	}
 	cmd.WaitDelay = 2 * time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
 	if job.Private {
@@ -140,7 +144,7 @@ func privacy(cmd *exec.Cmd, job Job) {
 	a.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
 }
 
-// childMain is the stage: job at descriptor 3, outcome to 4, the binary at 5.
+// childMain is the stage: job at descriptor 3, outcome to 4, the binary at 5, its companion at 6.
 func childMain() int {
 	in, out, bin := os.NewFile(3, "job"), os.NewFile(4, "outcome"), os.NewFile(5, "binary")
 	ctx, stop := terminated()
@@ -150,11 +154,15 @@ func childMain() int {
 		fmt.Fprintln(os.Stderr, "redteam-stage:", err)
 		return 1
 	}
-	for fd := 3; fd <= 5; fd++ {
+	binaries := map[string]*os.File{"bulkhead": bin}
+	if job.Companion {
+		binaries[companion] = os.NewFile(6, companion)
+	}
+	for fd := 3; fd <= 6; fd++ {
 		unix.CloseOnExec(fd)
 	}
 	var o Outcome
-	dir, home, err := ground(job, bin)
+	dir, home, err := ground(job, binaries)
 	if err == nil {
 		o = perform(ctx, job, dir, home)
 	} else {
@@ -167,8 +175,11 @@ func childMain() int {
 	return 0
 }
 
+// companion is what a container needs beside the binary.
+const companion = "bulkhead-runsc"
+
 // ground returns the stage's folder, with the binary in it, and the victim's home.
-func ground(job Job, bin *os.File) (dir, home string, err error) {
+func ground(job Job, binaries map[string]*os.File) (dir, home string, err error) {
 	if job.Private {
 		if err := arena(); err != nil {
 			return "", "", err
@@ -186,12 +197,19 @@ func ground(job Job, bin *os.File) (dir, home string, err error) {
 			return "", "", err
 		}
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "bin", "bulkhead"), os.O_CREATE|os.O_WRONLY, 0o755)
-	if err != nil {
-		return "", "", err
+	for name, from := range binaries {
+		f, err := os.OpenFile(filepath.Join(dir, "bin", name), os.O_CREATE|os.O_WRONLY, 0o755)
+		if err != nil {
+			return "", "", err
+		}
+		if _, err := io.Copy(f, from); err != nil {
+			return "", "", errors.Join(err, f.Close())
+		}
+		if err := f.Close(); err != nil {
+			return "", "", err
+		}
 	}
-	_, err = io.Copy(f, bin)
-	return dir, home, errors.Join(err, f.Close())
+	return dir, home, nil
 }
 
 func asUser(cmd *exec.Cmd, u User) {
