@@ -34,6 +34,8 @@ const (
 // hide makes this process one that nobody else in the sandbox can attach to or
 // read: an undumpable process needs CAP_SYS_PTRACE, which nobody there has.
 func hide(name string) error {
+	// The whole process's name: prctl sets the thread's, which may be another.
+	_ = os.WriteFile("/proc/self/comm", []byte(name), 0)
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("becoming undumpable: %w", err)
 	}

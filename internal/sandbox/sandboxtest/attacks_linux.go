@@ -1,14 +1,17 @@
 package sandboxtest
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -341,5 +344,72 @@ func testRelay(t *testing.T, b sandbox.Backend) {
 	}
 	if out, code := Output(t, i, "", "bash", "-c", "timeout 2 bash -c 'cat < /dev/tcp/192.0.2.1/80'"); code == 0 {
 		t.Errorf("past the relay: %q", out)
+	}
+}
+
+// testPorts: what listens inside for a port of the host is served outside, and a
+// port inside is reached from outside.
+func testPorts(t *testing.T, b sandbox.Backend) {
+	const port = 14321
+	spec := Spec(sandbox.NetNone)
+	spec.HostPorts = []int{port}
+	i := Prepare(t, b, spec)
+	all := i.Listeners()
+	if len(all) == 0 {
+		t.Fatal("no listener")
+	}
+	for _, l := range all {
+		if l.Port != port {
+			t.Errorf("a listener for port %d", l.Port)
+		}
+		in, err := door.Listener(l.File)
+		l.File.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		go func() {
+			for {
+				c, err := in.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					defer c.Close()
+					line := make([]byte, 64)
+					n, _ := c.Read(line)
+					fmt.Fprintf(c, "outside got %s", line[:n])
+				}()
+			}
+		}()
+	}
+	for _, address := range []string{"127.0.0.1", "::1"} {
+		out, code := Output(t, i, "", "bash", "-c", fmt.Sprintf("exec 5<>/dev/tcp/%s/%d && echo %s >&5 && cat <&5", address, port, address))
+		if out != "outside got "+address+"\n" || code != 0 {
+			t.Errorf("from inside by %s: %q, %d", address, out, code)
+		}
+	}
+	var done sync.WaitGroup
+	for n := range 40 {
+		done.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			defer cancel()
+			c, err := i.Dial(ctx, port)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			fmt.Fprintf(c, "%d\n", n)
+			text, err := io.ReadAll(c)
+			if string(text) != fmt.Sprintf("outside got %d\n", n) {
+				t.Errorf("connection %d: %q, %v", n, text, err)
+			}
+		})
+	}
+	done.Wait()
+	if c, err := i.Dial(context.Background(), 9); err == nil {
+		c.Close()
+		t.Error("connected to a port where nobody listens")
 	}
 }

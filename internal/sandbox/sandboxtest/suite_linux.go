@@ -239,7 +239,7 @@ func Run(t *testing.T, b sandbox.Backend, is Traits) {
 		run  func(*testing.T, sandbox.Backend)
 	}{
 		{"Commands", testCommands}, {"Files", testFiles}, {"Overlay", testOverlay}, {"Terminal", testTerminal}, {"JobControl", testJobControl},
-		{"Isolation", testIsolation}, {"Attacks", testAttacks}, {"Relay", testRelay}, {"Kill", testKill},
+		{"Isolation", testIsolation}, {"Attacks", testAttacks}, {"Relay", testRelay}, {"Ports", testPorts}, {"Kill", testKill},
 		{"BadRequests", testBadRequests}, {"LimitPIDs", testLimitPIDs}, {"LimitMemory", testLimitMemory}, {"LimitCPUs", testLimitCPUs},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, b) })
