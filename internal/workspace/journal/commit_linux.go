@@ -284,7 +284,11 @@ func (j *Journal) make(h *os.File, s *step) error {
 	default:
 		return fmt.Errorf("can't become %s", s.is.Kind)
 	}
-	if o := s.change.owner; o != nil && (int(o.UID) != os.Geteuid() || int(o.GID) != os.Getegid()) {
+	o := s.change.owner
+	if o == nil && s.was.Kind != Absent {
+		o = &s.was // root changes somebody's file, and it stays theirs
+	}
+	if o != nil && (int(o.UID) != os.Geteuid() || int(o.GID) != os.Getegid()) {
 		_ = unix.Fchownat(dir, at, int(o.UID), int(o.GID), unix.AT_SYMLINK_NOFOLLOW) // only root may give away
 	}
 	var st unix.Stat_t

@@ -350,6 +350,39 @@ func TestConflicts(t *testing.T) {
 	}
 }
 
+// What one session's apply brought over is somebody else's work to another session.
+func TestTwoSessions(t *testing.T) {
+	d := newDesk(t, someFiles)
+	other, err := Create(filepath.Join(t.TempDir(), "other"), journal.Meta{Session: vocabulary.NewSessionID(), Workspace: d.ws, Mode: vocabulary.StagedWrites, Started: time.Now(), Budget: math.MaxInt64})
+	d.must(err)
+	defer other.Close()
+	d.tick()
+	for _, dir := range []string{d.state, other.dir} {
+		d.put(filepath.Join(dir, "upper", "a"), "by "+dir, 0o644)
+		d.put(filepath.Join(dir, "upper", "new"), "by "+dir, 0o644)
+		d.put(filepath.Join(dir, "upper", "own-"+filepath.Base(dir)), "own", 0o644)
+	}
+	_, _, err = d.apply(Selection{})
+	d.must(err)
+	list, err := other.Changes(d.root, d.protected)
+	d.must(err)
+	var conflicts []string
+	for _, c := range Conflicts(list) {
+		conflicts = append(conflicts, c.Path)
+	}
+	if !slices.Equal(conflicts, []string{"a", "new"}) {
+		t.Errorf("conflicts: %q", conflicts)
+	}
+	chosen, _, err := Select(list, d.protected, Selection{Paths: []string{"own-other"}})
+	d.must(err)
+	d.must(other.Apply(d.root, chosen))
+	_, err = d.layer.Journal.Undo(d.root, journal.UndoOptions{})
+	d.must(err)
+	if got := picture(t, d.ws); got["a"] != "100644 a" || got["new"] != "" || got["own-other"] == "" {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestListAndDrop(t *testing.T) {
 	d := newDesk(t, someFiles)
 	dir := filepath.Join(t.TempDir(), "workspaces")
