@@ -21,12 +21,8 @@ type Selection struct {
 	Force bool
 }
 
-// Result says what an apply did.
-type Result struct {
-	Applied []Change
-	// Held are selected changes that stay in the layer, because they are protected
-	// and not named, or can't come over.
-	Held []Change
+func (s *Selection) covers(p string) bool {
+	return len(s.Paths) == 0 || slices.ContainsFunc(s.Paths, func(at string) bool { return below(p, at) })
 }
 
 // Select divides changes into those to make and those that are held. A path that
@@ -62,10 +58,19 @@ func Select(changes []Change, p *Protected, s Selection) (chosen, held []Change,
 	for i := range changes { // a folder does not go while something in it has to stay
 		if c := &changes[i]; c.What == Deleted && !in[i] {
 			for dir := path.Dir(c.Path); dir != "."; dir = path.Dir(dir) {
-				if k, ok := index[dir]; ok && in[k] && changes[k].What == Deleted {
+				if k, ok := index[dir]; ok && in[k] && changes[k].goes() {
 					in[k] = false
 					held = append(held, changes[k])
 				}
+			}
+		}
+	}
+	for i := range changes { // nor what is in it, while what took its place can't come
+		for dir := path.Dir(changes[i].Path); in[i] && dir != "."; dir = path.Dir(dir) {
+			k, ok := index[dir]
+			if ok && !in[k] && changes[k].goes() && changes[k].Is.Kind != journal.Absent && s.covers(dir) {
+				in[i] = false
+				held = append(held, changes[i])
 			}
 		}
 	}
@@ -104,7 +109,7 @@ func (l *Layer) Apply(root *os.File, chosen []Change) error {
 			list[at].Foreign = list[at].Foreign || c.Conflict != ""
 			continue
 		}
-		if c.Was.Kind == journal.Dir && c.Is.Kind != journal.Dir {
+		if c.goes() {
 			gone[c.Path] = len(list)
 		}
 		was := c.Was

@@ -72,7 +72,7 @@ func (r *reader) dir(up, low *os.File, at string, opaque bool, depth int) error 
 			if seen[e.Name] {
 				continue
 			}
-			if err := r.deleted(low, e.Name, join(at, e.Name), false, depth+1); err != nil {
+			if err := r.deleted(low, e.Name, join(at, e.Name), depth+1); err != nil {
 				return err
 			}
 		}
@@ -123,7 +123,7 @@ func (r *reader) entry(up, low *os.File, name, at string, opaque bool, depth int
 		if !was {
 			return nil
 		}
-		return r.deleted(low, name, at, false, depth+1)
+		return r.deleted(low, name, at, depth+1)
 	}
 	c := Change{Path: at, Was: journal.State{Kind: journal.Absent}, Is: journal.StateOf(&us), Protected: r.protected.Reason(at)}
 	if was {
@@ -150,7 +150,10 @@ func (r *reader) entry(up, low *os.File, name, at string, opaque bool, depth int
 		return err
 	}
 	r.add(c, was, &ls)
-	return nil
+	if c.Was.Kind != journal.Dir {
+		return nil
+	}
+	return r.below(low, name, at, depth+1) // it goes with all that is in it
 }
 
 // marks checks what the kernel noted at an entry, and notes where it came from.
@@ -227,12 +230,12 @@ func (r *reader) folder(up, low *os.File, name string, c *Change, opaque bool, d
 }
 
 // deleted adds a deletion with all that goes with it.
-func (r *reader) deleted(low *os.File, name, at string, inner bool, depth int) error {
+func (r *reader) deleted(low *os.File, name, at string, depth int) error {
 	ls, there, err := stat(low, name)
 	if err != nil || !there {
 		return err
 	}
-	c := Change{Path: at, What: Deleted, Was: journal.StateOf(&ls), Is: journal.State{Kind: journal.Absent}, Protected: r.protected.Reason(at), below: inner}
+	c := Change{Path: at, What: Deleted, Was: journal.StateOf(&ls), Is: journal.State{Kind: journal.Absent}, Protected: r.protected.Reason(at)}
 	if c.Was.Kind == journal.Link {
 		if c.WasTarget, err = readlink(low, name); err != nil {
 			return err
@@ -242,6 +245,11 @@ func (r *reader) deleted(low *os.File, name, at string, inner bool, depth int) e
 	if c.Was.Kind != journal.Dir || depth > maxDepth {
 		return nil
 	}
+	return r.below(low, name, at, depth)
+}
+
+// below adds the deletion of what is in a real folder.
+func (r *reader) below(low *os.File, name, at string, depth int) error {
 	d, err := tree.Dir(low, name)
 	if err != nil {
 		return err
@@ -252,7 +260,7 @@ func (r *reader) deleted(low *os.File, name, at string, inner bool, depth int) e
 		return err
 	}
 	for _, e := range list {
-		if err := r.deleted(d, e.Name, join(at, e.Name), true, depth+1); err != nil {
+		if err := r.deleted(d, e.Name, join(at, e.Name), depth+1); err != nil {
 			return err
 		}
 	}

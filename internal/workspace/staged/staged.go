@@ -48,9 +48,10 @@ type Change struct {
 	Conflict string
 	// Leads is true for a link that leads out of the workspace.
 	Leads bool
-
-	below bool // a deletion that goes with its folder's
 }
+
+// goes reports whether a folder goes with all that is in it.
+func (c *Change) goes() bool { return c.Was.Kind == journal.Dir && c.Is.Kind != journal.Dir }
 
 // Executable reports whether the change makes or leaves a program.
 func (c *Change) Executable() bool {

@@ -203,7 +203,7 @@ func TestOtherMarks(t *testing.T) {
 		"deleted a",
 		"deleted dir/b",
 		"deleted dir/sub/c", "added dir/sub/d",
-		"replaced gone/x",
+		"replaced gone/x", "deleted gone/x/y",
 		"replaced link", "added link/in",
 	)
 	for path, want := range map[string]bool{"a": true, "dir": false, "dir/b": true, "dir/sub": false, "dir/sub/c": true, "gone/x/y": true, "keep": false, "keep/x": false} {
@@ -347,6 +347,31 @@ func TestConflicts(t *testing.T) {
 		if !slices.ContainsFunc(Conflicts(d.changes()), func(c Change) bool { return c.Path == p }) {
 			t.Errorf("%s is no conflict any more", p)
 		}
+	}
+}
+
+// What somebody put into a folder that the session replaced is not lost with it.
+func TestReplacedFolder(t *testing.T) {
+	d := newDesk(t, someFiles)
+	d.put(d.up("gone"), "a file now", 0o644)
+	d.must(unix.Mkfifo(d.up("dir"), 0o644))
+	d.put(d.real("gone/x/mine"), "by a person", 0o644)
+	d.want("replaced dir; is a device, a socket or a FIFO", "deleted dir/b", "deleted dir/sub", "deleted dir/sub/c",
+		"replaced gone", "deleted gone/x", "deleted gone/x/mine; was changed in the real folder since", "deleted gone/x/y")
+	before := picture(t, d.ws)
+	chosen, held, err := Select(d.changes(), d.protected, Selection{})
+	d.must(err)
+	if c := Conflicts(chosen); len(c) != 1 || c[0].Path != "gone/x/mine" || len(held) != 4 {
+		t.Errorf("conflicts %+v, held %+v", c, held)
+	}
+	d.must(d.layer.Apply(d.root, chosen)) // as with --force
+	if got := picture(t, d.ws); got["gone"] != "100644 a file now" || got["dir/sub/c"] == "" {
+		t.Errorf("%q", got)
+	}
+	_, err = d.layer.Journal.Undo(d.root, journal.UndoOptions{})
+	d.must(err)
+	if got := picture(t, d.ws); !maps.Equal(got, before) {
+		t.Errorf("undone:\n%q\nwant\n%q", got, before)
 	}
 }
 
