@@ -90,12 +90,13 @@ type region struct {
 type arranger struct {
 	arrangement
 	regions []region
+	layerAt map[string]string // where layers stand, and their targets
 }
 
 // arrange turns a plan into an arrangement. self is our binary on the host, and
 // tmpfsSize is for a Tmpfs without a size.
 func arrange(spec sandbox.Spec, self string, tmpfsSize int64) (*arrangement, error) {
-	a := &arranger{}
+	a := &arranger{layerAt: map[string]string{}}
 	mounts := spec.Mounts
 	a.trees = 1
 	if len(mounts) > 0 && mounts[0].Target == "/" {
@@ -120,6 +121,11 @@ func arrange(spec sandbox.Spec, self string, tmpfsSize int64) (*arrangement, err
 		}
 		if err := a.mount(m, tmpfsSize); err != nil {
 			return nil, fmt.Errorf("mount %s (%s): %w", m.Target, m.Why, err)
+		}
+	}
+	for at, l := range a.layerAt {
+		if a.covering(l).at != at {
+			return nil, vocabulary.Exitf(vocabulary.ExitRefused, "the staged workspace %s is covered by another mount\nnothing was started", l)
 		}
 	}
 	a.supervisor(self)
@@ -221,6 +227,9 @@ func (a *arranger) mount(m vocabulary.Mount, tmpfsSize int64) error {
 		}
 		at := a.stand(m.Target, s)
 		a.regions = append(a.regions, region{m.Target, g, at})
+		if s.Layer {
+			a.layerAt[at] = m.Target
+		}
 	case vocabulary.Tmpfs:
 		size, perm := m.Size, m.Perm
 		if size == 0 {

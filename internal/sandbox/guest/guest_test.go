@@ -221,6 +221,52 @@ func FuzzReport(f *testing.F) {
 	})
 }
 
+// FuzzForeignReport: where no descriptor comes out, none is taken, and what
+// arrives is bounded and for a listener that was asked for.
+func FuzzForeignReport(f *testing.F) {
+	f.Add([]byte(`{"kind":"started","id":1,"modes":{}}`), 0)
+	f.Add([]byte(`{"kind":"modes","id":1,"modes":{"Lflag":2}}`), 0)
+	f.Add([]byte(`{"kind":"arrived","id":9,"port":3128}`), 0)
+	f.Add([]byte(`{"kind":"arrived","id":4,"port":3128}`), 1)
+	f.Fuzz(func(t *testing.T, b []byte, files int) {
+		var r report
+		if frame.Decode(b, &r) != nil {
+			return
+		}
+		x := exchange{foreign: true, ready: true, listens: func(port int) bool { return port == 3128 },
+			commands: map[uint32]*commandState{1: {terminal: true}, 2: {running: true}}, dials: map[uint32]bool{3: true}, arrived: map[uint32]bool{4: true}}
+		if x.judge(r, files) != nil {
+			return
+		}
+		switch {
+		case files != 0:
+		case r.Kind == kindStarted && r.ID == 1 && r.Modes != nil, r.Kind == kindRefused && r.ID == 1:
+			return
+		case (r.Kind == kindDialed || r.Kind == kindClosed) && r.ID == 3, r.Kind == kindModes && r.Modes != nil && r.ID != 2:
+			return
+		case r.Kind == kindArrived && r.ID != 4 && r.Port == 3128 && len(x.arrived) == 2:
+			return
+		case (r.Kind == kindStopped || r.Kind == kindExited && r.Code >= 0 && r.Code < 256) && r.ID == 2:
+			return
+		}
+		t.Fatalf("accepted %+v with %d descriptors", r, files)
+	})
+}
+
+// TestArrivalsAreBounded: a sandbox cannot make the controller hold sockets
+// without end.
+func TestArrivalsAreBounded(t *testing.T) {
+	x := exchange{foreign: true, ready: true, listens: func(int) bool { return true }, arrived: map[uint32]bool{}}
+	for n := range uint32(maxWaiting) {
+		if err := x.judge(report{Kind: kindArrived, ID: n, Port: 1}, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if x.judge(report{Kind: kindArrived, ID: maxWaiting, Port: 1}, 0) == nil {
+		t.Error("one more was taken")
+	}
+}
+
 func FuzzRecord(f *testing.F) {
 	f.Add(record(jobStarted, 7, ""))
 	f.Add(record(jobRefused, 5|jobNotFound, "hello"))
