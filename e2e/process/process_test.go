@@ -147,7 +147,7 @@ func copyFile(dst, src string, mode os.FileMode) error {
 
 // suiteTime bounds one run of all stories: one that hangs fails then, with its
 // processes killed, instead of taking the lane with it.
-const suiteTime = 4 * time.Minute
+const suiteTime = 8 * time.Minute
 
 func TestStories(t *testing.T) {
 	testscript.Run(t, testscript.Params{
