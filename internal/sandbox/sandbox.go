@@ -74,9 +74,19 @@ type Spec struct {
 	// loopback has a listener for each, and Instance.Listeners hands them out.
 	HostPorts []int
 	Limits    Limits
+	// Judged are files and folders of the host among Mounts, by their path inside,
+	// as they were when they were judged. If another stands there in the sandbox,
+	// nothing runs.
+	Judged []Identity
 	// Writes says what may be written in the host's folders among Mounts; nil if
 	// none of them is writable.
 	Writes *Writes
+}
+
+// Identity is a file or folder of the host.
+type Identity struct {
+	Path     string
+	Dev, Ino uint64
 }
 
 // Writes is the rule for every write by path in writable folders of the host.

@@ -317,7 +317,12 @@ func (v *view) compose(t truststore.Trust, placeholders map[string]string) error
 // sandboxSpec is what the backend gets.
 func (v *view) sandboxSpec() sandbox.Spec {
 	l := v.opts.Policy.Limits
+	var judged []sandbox.Identity
+	for _, j := range v.layout.Judged() {
+		judged = append(judged, sandbox.Identity(j))
+	}
 	return sandbox.Spec{
+		Judged:  judged,
 		Session: v.id, Mounts: v.mounts, UID: v.who.uid, GID: v.who.gid, Hostname: "bulkhead",
 		Network: v.network, HostPorts: v.hostPorts,
 		Limits: sandbox.Limits{Memory: l.Memory, PIDs: l.PIDs, CPUs: l.CPUs, Wall: l.Wall},

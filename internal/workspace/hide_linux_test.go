@@ -28,7 +28,7 @@ func TestContainedHidden(t *testing.T) {
 			t.Errorf("%s worked %s", script, out)
 		}
 	}
-	if err := l.Verify("/"); err != nil {
+	if err := standing(l); err != nil {
 		t.Error(err)
 	}
 	if b, err := os.ReadFile(h.path("home/proj/.claude/settings.json")); err != nil || string(b) != canary {

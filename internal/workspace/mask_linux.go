@@ -11,7 +11,10 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
-type fixedSecret struct{ path, reason string }
+type fixedSecret struct {
+	path, reason string
+	spelled      []string // as the list has it, below the home by each of its names
+}
 
 // fixedSecrets returns the real paths of the listed secrets without patterns,
 // whether they exist or not, and Bulkhead's own state.
@@ -24,11 +27,15 @@ func (pl *planner) fixedSecrets() []fixedSecret {
 			continue
 		}
 		if p := pl.expandHome(s.Path); filepath.IsAbs(p) {
-			pl.fixed = append(pl.fixed, fixedSecret{pl.resolve(filepath.Clean(p)), s.Reason})
+			f := fixedSecret{path: pl.resolve(filepath.Clean(p)), reason: s.Reason, spelled: []string{filepath.Clean(p)}}
+			if rest, ok := strings.CutPrefix(s.Path, "~/"); ok {
+				f.spelled = append(f.spelled, filepath.Join(pl.Home, rest))
+			}
+			pl.fixed = append(pl.fixed, f)
 		}
 	}
 	for _, o := range pl.own {
-		pl.fixed = append(pl.fixed, fixedSecret{o, "Bulkhead's own configuration and state"})
+		pl.fixed = append(pl.fixed, fixedSecret{path: o, reason: "Bulkhead's own configuration and state"})
 	}
 	return pl.fixed
 }
@@ -65,7 +72,7 @@ func (pl *planner) resolve(p string) string {
 func (pl *planner) maskSecrets() {
 	for _, s := range pl.fixedSecrets() {
 		if !pl.absent[s.path] && pl.visible(s.path) {
-			pl.maskAt(s.path, s.reason)
+			pl.maskAt(s.path, s.reason, s.spelled...)
 		}
 	}
 	for _, s := range pl.Secrets {
@@ -90,13 +97,15 @@ func (pl *planner) shows(dir string) bool {
 	return pl.visible(dir) || slices.ContainsFunc(pl.folders, func(f folder) bool { return within(f.path, dir) })
 }
 
-// maskAt hides what the path leads to, unless a mount names exactly that.
-func (pl *planner) maskAt(path, reason string) {
+// maskAt hides what the path leads to, unless a mount names exactly that: by its
+// real path, or as it is spelled in the list. A mount that only leads there, by a
+// link that anybody may have made, names something else.
+func (pl *planner) maskAt(path, reason string, spelled ...string) {
 	p, err := open(path)
 	if switches.Off("secrets") || err != nil || !pl.visible(p.path) {
 		return
 	}
-	if pl.named(p.path) {
+	if pl.namedAs(p.path, spelled) {
 		return // named one by one
 	}
 	kind := vocabulary.MaskFile

@@ -48,7 +48,8 @@ type folder struct {
 	place
 	rw, workspace, preset bool
 	mode                  vocabulary.MountMode
-	staged                bool // rw, and what is written goes to a layer
+	names                 []string // as the policy has them, absolute
+	staged                bool     // rw, and what is written goes to a layer
 	why                   string
 	pos                   vocabulary.Position
 }
@@ -206,12 +207,13 @@ func (pl *planner) judge() error {
 			if old.staged && rw {
 				return inStaged(f, *old)
 			}
+			old.names = append(old.names, name)
 			names = append(names, named{name})
 			return nil
 		}
 		at[p.path] = len(pl.folders)
 		pl.folders = append(pl.folders, folder{
-			place: p, rw: rw, mode: f.Mode, staged: staged, workspace: ws, pos: f.Pos, why: what + " " + f.Pos.String(),
+			place: p, rw: rw, mode: f.Mode, names: []string{name}, staged: staged, workspace: ws, pos: f.Pos, why: what + " " + f.Pos.String(),
 			preset: strings.HasPrefix(f.Pos.File, "preset:"),
 		})
 		names = append(names, named{name})
@@ -315,6 +317,14 @@ func (pl *planner) named(p string) bool {
 	return slices.ContainsFunc(pl.folders, func(f folder) bool { return !f.workspace && f.path == p })
 }
 
+// namedAs reports whether a mount of the policy names p by its own path or by one
+// of these.
+func (pl *planner) namedAs(p string, spelled []string) bool {
+	return slices.ContainsFunc(pl.folders, func(f folder) bool {
+		return !f.workspace && f.path == p && slices.ContainsFunc(f.names, func(n string) bool { return n == p || slices.Contains(spelled, n) })
+	})
+}
+
 // settleMasks leaves one mask where masks lie in one another, because nothing
 // can be mounted in a masked directory. Where a named mount lies in one, the
 // mask becomes a private empty directory, in which mount points can be made.
@@ -394,30 +404,18 @@ func (pl *planner) finish() *Layout {
 	return &pl.out
 }
 
-// Verify compares what stands under root (such as /proc/PID/root of the
-// sandbox's first process, or "/" inside it) with what was judged.
-func (l *Layout) Verify(root string) error {
-	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("verifying mounts: %w", err)
+// Identity is what a mount's source was when it was judged.
+type Identity struct {
+	Path     string
+	Dev, Ino uint64
+}
+
+// Judged lists them by target. Who mounts compares: another writer may have
+// exchanged a folder since.
+func (l *Layout) Judged() []Identity {
+	out := make([]Identity, len(l.judged))
+	for i, j := range l.judged {
+		out[i] = Identity{j.target, j.dev, j.ino}
 	}
-	defer unix.Close(dir)
-	for _, j := range l.judged {
-		fd, err := unix.Openat2(dir, strings.TrimPrefix(j.target, "/"), &unix.OpenHow{
-			Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_BENEATH,
-		})
-		if err != nil {
-			return fmt.Errorf("verifying mount %s: %w", show(j.target), err)
-		}
-		var st unix.Stat_t
-		err = unix.Fstat(fd, &st)
-		unix.Close(fd)
-		if err != nil {
-			return fmt.Errorf("verifying mount %s: %w", show(j.target), err)
-		}
-		if st.Dev != j.dev || st.Ino != j.ino {
-			return fmt.Errorf("%s is not the folder that was checked: it was exchanged in between", show(j.target))
-		}
-	}
-	return nil
+	return out
 }

@@ -26,7 +26,8 @@
 //   - A secret that the host shows a second time, by a bind mount or a hard
 //     link, is masked under its first name only.
 //   - Between Plan and the backend's mounting, another writer in the same
-//     workspace could exchange a directory: Layout.Verify finds that.
+//     workspace could exchange a directory: the sandbox's supervisor compares
+//     Layout.Judged with what stands inside before anything runs.
 package workspace
 
 import (

@@ -36,6 +36,8 @@ type step struct {
 	// folder of this device.
 	Layer  bool
 	Device uint64
+	// Dev and Ino are what a source was when it was judged; no inode: any.
+	Dev, Ino uint64
 	// Own: what At lies in is the cradle's own, so a mount point is made.
 	// Otherwise it is the host's, and has to be there.
 	Own bool
@@ -91,12 +93,13 @@ type arranger struct {
 	arrangement
 	regions []region
 	layerAt map[string]string // where layers stand, and their targets
+	judged  []sandbox.Identity
 }
 
 // arrange turns a plan into an arrangement. self is our binary on the host, and
 // tmpfsSize is for a Tmpfs without a size.
 func arrange(spec sandbox.Spec, self string, tmpfsSize int64) (*arrangement, error) {
-	a := &arranger{layerAt: map[string]string{}}
+	a := &arranger{layerAt: map[string]string{}, judged: spec.Judged}
 	mounts := spec.Mounts
 	a.trees = 1
 	if len(mounts) > 0 && mounts[0].Target == "/" {
@@ -217,6 +220,9 @@ func (a *arranger) mount(m vocabulary.Mount, tmpfsSize int64) error {
 	switch m.Kind {
 	case vocabulary.BindRO, vocabulary.BindRW, vocabulary.Overlay:
 		s := step{Do: doBind, Source: m.Source, RO: m.Kind == vocabulary.BindRO}
+		if i := slices.IndexFunc(a.judged, func(j sandbox.Identity) bool { return j.Path == m.Target }); i >= 0 && m.Kind != vocabulary.Overlay {
+			s.Dev, s.Ino = a.judged[i].Dev, a.judged[i].Ino
+		}
 		if m.Kind == vocabulary.Overlay {
 			s.Layer = true
 			a.layers = append(a.layers, m)

@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/instance"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/warden"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
@@ -80,6 +81,9 @@ func explain(text string) error {
 	text = strings.TrimSpace(text)
 	if of, ok := warden.LayerFailed(text); ok {
 		return instance.ExplainLayer(of)
+	}
+	if what, ok := guest.WasExchanged(text); ok {
+		return instance.ExplainExchanged(what)
 	}
 	has := func(ss ...string) bool {
 		for _, s := range ss {

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/bulkhead-dev/bulkhead/internal/childproc"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/warden"
 	"golang.org/x/sys/unix"
 )
@@ -128,7 +129,14 @@ func (s step) do() error {
 				return err
 			}
 		}
-		return bind(hostDir+s.Source, s.At, attr)
+		if err := bind(hostDir+s.Source, s.At, attr); err != nil || s.Ino == 0 {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(s.At, &st); err != nil || st.Dev != s.Dev || st.Ino != s.Ino {
+			return errors.New(guest.Exchanged + s.Source)
+		}
+		return nil
 	case doMaskFile:
 		return s.cover(scratchDir + "/mask")
 	case doMaskDir:

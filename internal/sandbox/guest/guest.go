@@ -54,6 +54,8 @@ type Setup struct {
 	// Layers are paths whose devices come with the ready report: there must be what
 	// the warden mounted.
 	Layers Paths `json:"layers,omitempty"`
+	// Judged must stand where they say, by their numbers; see Identities.
+	Judged []Identity `json:"judged,omitempty"`
 	// RelayPort asks for a listener on 127.0.0.1, sent with the ready report.
 	RelayPort int `json:"relay_port,omitempty"`
 	// Ports asks for listeners on the sandbox's loopback that stand for ports of
@@ -100,6 +102,31 @@ type Link struct {
 
 // Modes are a terminal's settings; see sandbox.Modes.
 type Modes = sandbox.Modes
+
+// Identity is a sandbox.Identity.
+type Identity struct {
+	Path []byte `json:"path"`
+	Dev  uint64 `json:"dev"`
+	Ino  uint64 `json:"ino"`
+}
+
+// Identities is what the supervisor gets of sandbox.Spec.Judged.
+func Identities(judged []sandbox.Identity) []Identity {
+	out := make([]Identity, len(judged))
+	for i, j := range judged {
+		out[i] = Identity{[]byte(j.Path), j.Dev, j.Ino}
+	}
+	return out
+}
+
+// Exchanged begins what a supervisor says if something else stands in a place.
+const Exchanged = "exchanged since it was judged: "
+
+// WasExchanged finds that in what a part of a sandbox said.
+func WasExchanged(text string) (path string, ok bool) {
+	_, path, ok = strings.Cut(text, Exchanged)
+	return path, ok
+}
 
 // Paths travel as bytes: a file's name need not be UTF-8, and JSON text must be.
 type Paths []string

@@ -162,6 +162,9 @@ func superviseWith(conn *frame.Conn, setup Setup, oomScore *os.File) int {
 	prepareThreads()
 	fail := func(err error) int { return failSetup(conn, err) }
 	devices, err := devicesOf(setup.Layers)
+	if err == nil {
+		err = verify(setup.Judged)
+	}
 	if err != nil {
 		return fail(err)
 	}
@@ -218,6 +221,18 @@ func devicesOf(paths []string) ([]uint64, error) {
 		out = append(out, uint64(st.Dev))
 	}
 	return out, nil
+}
+
+// verify compares what stands in the sandbox with what the controller judged:
+// between the two somebody may have put a link or another folder in its place.
+func verify(judged []Identity) error {
+	for _, j := range judged {
+		var st unix.Stat_t
+		if err := unix.Lstat(string(j.Path), &st); err != nil || st.Dev != j.Dev || st.Ino != j.Ino {
+			return errors.New(Exchanged + string(j.Path))
+		}
+	}
+	return nil
 }
 
 type startRequest struct {

@@ -33,3 +33,8 @@ func ExplainLayer(text string) error {
 	return vocabulary.Exitf(vocabulary.ExitNoIsolation, "a staged workspace can't be made here: %s\n"+
 		"the layer lies below $XDG_STATE_HOME, or ~/.local/state: that must be on a local filesystem with extended attributes (ext4, xfs, btrfs; no overlay, no network)\n%s", text, remedy)
 }
+
+// ExplainExchanged says that something else stands where a folder was judged.
+func ExplainExchanged(path string) error {
+	return vocabulary.Exitf(vocabulary.ExitRefused, "%s was exchanged for something else while the sandbox was set up; nothing was started\ntry again, and see who writes there", path)
+}

@@ -142,7 +142,7 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, bwrap string, p
 		return nil, vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "the warden died before the sandbox stood: %v", err)
 	}
 	setup := guest.Setup{ReadOnly: p.readOnly, Writable: p.writable, DataLimit: limits.DataLimit(), TaskLimit: limits.Tasks,
-		PinCPUs: len(limits.CPUs) > 0, BoundShm: limits.Memory > 0, Ports: spec.HostPorts}
+		PinCPUs: len(limits.CPUs) > 0, BoundShm: limits.Memory > 0, Ports: spec.HostPorts, Judged: guest.Identities(spec.Judged)}
 	for _, l := range layers {
 		setup.Layers = append(setup.Layers, string(l.Path))
 	}
