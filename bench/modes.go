@@ -1,0 +1,147 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// npmProject is a real one to install: a server with what it depends on.
+const npmProject = `{"name":"bench","version":"1.0.0","private":true,"dependencies":{"express":"4.21.2","eslint":"9.17.0"}}`
+
+// modeTask is work in a workspace. Reset runs outside before each run, so that
+// every run does the same work for the first time in its session.
+type modeTask struct {
+	name  string
+	dir   string
+	reset [][]string
+	argv  []string
+	not   string // the mode in which it can't be done
+}
+
+// modes measures work in a workspace in each mode that writes, beside the same
+// outside. The command is timed where it runs; each run is a session of its own,
+// and in the direct modes it keeps versions of all that it changes.
+func (b *bench) modes() error {
+	goroot, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		return fmt.Errorf("go env GOROOT: %w", err)
+	}
+	root := strings.TrimSpace(string(goroot))
+	policy := "version: 1\nworkspace: {path: ., mode: rw}\n"
+	if !strings.HasPrefix(root, "/usr/") {
+		policy += fmt.Sprintf("mounts:\n  - {path: %q, mode: ro}\n", root)
+	}
+	dir, policyFile, err := b.workspace("modes", policy)
+	if err != nil {
+		return err
+	}
+	// Its layers and versions are thrown away with the rest.
+	os.Setenv("XDG_STATE_HOME", filepath.Join(b.dir, "modes", "state"))
+	module, repository, project := filepath.Join(dir, "module"), filepath.Join(dir, "repository"), filepath.Join(dir, "project")
+	timer, cache := filepath.Join(dir, "bench"), filepath.Join(dir, "npmcache")
+	steps := []func() error{
+		func() error { return goModule(module, 40) },
+		func() error { return gitRepository(repository, 5000) },
+		func() error { return secondBranch(repository) },
+		func() error { return copyFile(timer, b.self) },
+		func() error { return os.MkdirAll(project, 0o755) },
+		func() error {
+			return os.WriteFile(filepath.Join(project, "package.json"), []byte(npmProject), 0o644)
+		},
+		func() error {
+			return outside(project, "npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--cache", cache)
+		},
+	}
+	for _, do := range steps {
+		if err := do(); err != nil {
+			return err
+		}
+	}
+	tasks := []modeTask{
+		{"git status, 5,000 files", repository, nil, []string{"git", "status", "--porcelain"}, ""},
+		{"git checkout, 2,500 files", repository, [][]string{{"git", "checkout", "-q", "first"}}, []string{"git", "checkout", "-q", "second"}, "rw-no-delete"},
+		{"go build, 40 packages", module, nil, []string{"-touch", "--", filepath.Join(root, "bin", "go"), "build", "-o", os.DevNull, "./..."}, ""},
+		{"npm ci, offline", project, [][]string{{"rm", "-rf", "node_modules"}}, []string{"npm", "ci", "--silent", "--offline", "--no-audit", "--no-fund", "--ignore-scripts", "--cache", cache}, ""},
+	}
+	ways := []string{"outside", "rw", "staged", "rw-no-delete"}
+	const rounds = 5
+	for _, t := range tasks {
+		took := map[string][]time.Duration{}
+		for i := range rounds + 1 {
+			for _, way := range ways {
+				if way == t.not {
+					continue
+				}
+				d, err := b.modeRun(t, way, dir, timer, policyFile)
+				if err != nil {
+					return fmt.Errorf("%s, %s: %w", t.name, way, err)
+				}
+				if i > 0 { // the first fills the caches
+					took[way] = append(took[way], d)
+				}
+			}
+		}
+		out := median(took["outside"])
+		b.add(row{Question: "modes", Name: t.name + ", outside", Median: ms(out)})
+		for _, way := range ways[1:] {
+			if way == t.not {
+				b.add(row{Question: "modes", Name: t.name + ", " + way, Absent: "not possible: git removes files that were there"})
+				continue
+			}
+			most := 1.1
+			if way == "rw-no-delete" {
+				most = 3
+			}
+			in := median(took[way])
+			r := row{Question: "modes", Name: t.name + ", " + way, Median: ms(in), Ratio: fmt.Sprintf("%.3f× outside", times(in, out))}
+			b.add(goal(r, fmt.Sprintf("≤ %g× outside", most), times(in, out) <= most))
+		}
+	}
+	return nil
+}
+
+func (b *bench) modeRun(t modeTask, way, dir, timer, policyFile string) (time.Duration, error) {
+	for _, argv := range t.reset {
+		if err := outside(t.dir, argv...); err != nil {
+			return 0, err
+		}
+	}
+	args := append([]string{timer, "time", "-n", "1", "-cache", filepath.Join(dir, "gocache"), "-dir", t.dir}, t.argv...)
+	if way != "outside" {
+		args = append([]string{b.bulkhead, "run", "--policy", policyFile, "--workspace", dir + ":" + way, "--"}, args...)
+	}
+	return b.clientRun(dir, args...)
+}
+
+func outside(dir string, argv ...string) error {
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, firstLine(string(out)))
+	}
+	return nil
+}
+
+// secondBranch makes two branches that differ in half of the files.
+func secondBranch(dir string) error {
+	if err := outside(dir, "git", "checkout", "-q", "-b", "first"); err != nil {
+		return err
+	}
+	if err := outside(dir, "git", "checkout", "-q", "-b", "second"); err != nil {
+		return err
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "d*", "f*[02468].txt"))
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if err := os.WriteFile(f, []byte("changed\n"), 0o644); err != nil {
+			return err
+		}
+	}
+	return outside(dir, "git", "-c", "user.name=bench", "-c", "user.email=bench@example.com", "commit", "-qam", "second")
+}
