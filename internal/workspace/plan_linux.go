@@ -403,19 +403,3 @@ func (pl *planner) finish() *Layout {
 	pl.out.judged = slices.DeleteFunc(pl.out.judged, func(j judged) bool { return !stands[j.target] })
 	return &pl.out
 }
-
-// Identity is what a mount's source was when it was judged.
-type Identity struct {
-	Path     string
-	Dev, Ino uint64
-}
-
-// Judged lists them by target. Who mounts compares: another writer may have
-// exchanged a folder since.
-func (l *Layout) Judged() []Identity {
-	out := make([]Identity, len(l.judged))
-	for i, j := range l.judged {
-		out[i] = Identity{j.target, j.dev, j.ino}
-	}
-	return out
-}
