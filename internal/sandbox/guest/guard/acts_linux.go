@@ -2,6 +2,7 @@ package guard
 
 import (
 	"encoding/binary"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -168,6 +169,10 @@ func (t *task) wait(dir int, name string, flags, asked int) verdict {
 	g, id := t.g, t.id
 	go func() {
 		defer unix.Close(h)
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		before := undisturbed()
+		defer func() { _ = unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil) }()
 		at := "/proc/self/fd/" + strconv.Itoa(h)
 		for pause := time.Millisecond; g.alive(id); pause = min(2*pause, 50*time.Millisecond) {
 			fd, err := unix.Open(at, flags&^unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)

@@ -116,6 +116,7 @@ func Start(s Setup, listener int, host Host, ended func(error)) error {
 // work answers calls on a thread with a umask of its own.
 func (g *Guard) work(ready chan<- error) {
 	runtime.LockOSThread()
+	undisturbed()
 	err := unix.Unshare(unix.CLONE_FS)
 	if err != nil {
 		err = fmt.Errorf("a thread of the guard: %w", err)
@@ -137,6 +138,18 @@ func (g *Guard) work(ready chan<- error) {
 			return
 		}
 	}
+}
+
+// undisturbed keeps signals from the calling thread, which is locked. A signal (Go
+// sends some to itself) that comes while a descriptor is being handed over makes
+// the kernel answer the call with 0 and no descriptor.
+func undisturbed() (before unix.Sigset_t) {
+	var all unix.Sigset_t
+	for i := range all.Val {
+		all.Val[i] = ^all.Val[i]
+	}
+	_ = unix.PthreadSigmask(unix.SIG_BLOCK, &all, &before)
+	return before
 }
 
 // verdict is what a caller gets: an error, or a descriptor, or zero.
@@ -192,7 +205,8 @@ func (g *Guard) answer(n *notification, umask *int) {
 	}
 }
 
-// reply ends a call. What fails because the caller is gone needs no answer.
+// reply ends a call, on a thread that no signal reaches. What fails because the
+// caller is gone needs no answer.
 func (g *Guard) reply(id uint64, v verdict) {
 	if v.fd >= 0 {
 		a := addFD{id: id, flags: unix.SECCOMP_ADDFD_FLAG_SEND, src: uint32(v.fd), newFlags: uint32(v.flags & unix.O_CLOEXEC)}
