@@ -26,16 +26,7 @@ type modeTask struct {
 // outside. The command is timed where it runs; each run is a session of its own,
 // and in the direct modes it keeps versions of all that it changes.
 func (b *bench) modes() error {
-	goroot, err := exec.Command("go", "env", "GOROOT").Output()
-	if err != nil {
-		return fmt.Errorf("go env GOROOT: %w", err)
-	}
-	root := strings.TrimSpace(string(goroot))
-	policy := "version: 1\nworkspace: {path: ., mode: rw}\n"
-	if !strings.HasPrefix(root, "/usr/") {
-		policy += fmt.Sprintf("mounts:\n  - {path: %q, mode: ro}\n", root)
-	}
-	dir, policyFile, err := b.workspace("modes", policy)
+	root, dir, policyFile, err := b.goWorkspace("modes")
 	if err != nil {
 		return err
 	}

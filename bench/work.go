@@ -14,16 +14,7 @@ import (
 // work measures a Go build and git status, inside and outside. The command is
 // timed where it runs, so the start of the session is not part of it.
 func (b *bench) work() error {
-	goroot, err := exec.Command("go", "env", "GOROOT").Output()
-	if err != nil {
-		return fmt.Errorf("go env GOROOT: %w", err)
-	}
-	root := strings.TrimSpace(string(goroot))
-	policy := "version: 1\nworkspace: {path: ., mode: rw}\n"
-	if !strings.HasPrefix(root, "/usr/") {
-		policy += fmt.Sprintf("mounts:\n  - {path: %q, mode: ro}\n", root)
-	}
-	dir, policyFile, err := b.workspace("work", policy)
+	root, dir, policyFile, err := b.goWorkspace("work")
 	if err != nil {
 		return err
 	}
@@ -68,6 +59,21 @@ func (b *bench) work() error {
 		b.add(goal(r, "≤ 1.05× outside", times(in, out) <= 1.05))
 	}
 	return nil
+}
+
+// goWorkspace makes a workspace in which the host's Go can be seen.
+func (b *bench) goWorkspace(name string) (root, dir, policyFile string, err error) {
+	goroot, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		return "", "", "", fmt.Errorf("go env GOROOT: %w", err)
+	}
+	root = strings.TrimSpace(string(goroot))
+	policy := "version: 1\nworkspace: {path: ., mode: rw}\n"
+	if !strings.HasPrefix(root, "/usr/") {
+		policy += fmt.Sprintf("mounts:\n  - {path: %q, mode: ro}\n", root)
+	}
+	dir, policyFile, err = b.workspace(name, policy)
+	return root, dir, policyFile, err
 }
 
 // timeMain is the program inside: it runs a command n times and prints the
