@@ -30,6 +30,8 @@ type Set struct {
 	exact map[hostport.Host][]*compiled
 	wild  map[string][]*compiled
 	known map[destination][]*group
+	// exchanges are the rules about token endpoints.
+	exchanges []*compiled
 }
 
 // compiled is one rule, checked, with its Cedar policies.

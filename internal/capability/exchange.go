@@ -42,8 +42,11 @@ func (c *compiled) checkExchange(add func(msg, hint string)) {
 
 // exchangeFor finds the endpoint that a request is for.
 func (s *Set) exchangeFor(r catalog.Request) *compiled {
-	for _, c := range s.about(r.Host) {
-		if c.Exchange != "" && c.at(r.Host, r.Port, r.Scheme) && r.Method == "POST" && c.pattern.Match(r.Scheme, r.Host, r.Port, r.Path) {
+	if s == nil {
+		return nil
+	}
+	for _, c := range s.exchanges {
+		if c.at(r.Host, r.Port, r.Scheme) && r.Method == "POST" && c.pattern.Match(r.Scheme, r.Host, r.Port, r.Path) {
 			return c
 		}
 	}

@@ -30,8 +30,12 @@ func (d destination) value() types.String {
 
 func (s *Set) index() {
 	s.exact, s.wild, s.known = map[hostport.Host][]*compiled{}, map[string][]*compiled{}, map[destination][]*group{}
+	s.exchanges = nil
 	for i, c := range s.rules {
 		c.order = i
+		if c.Exchange != "" {
+			s.exchanges = append(s.exchanges, c)
+		}
 		for j := range c.endpoints {
 			e := &c.endpoints[j]
 			if h, ok := e.exact(); ok {

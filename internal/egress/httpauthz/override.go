@@ -11,10 +11,12 @@ import (
 // form, after it was judged. Nothing with such a parameter is forwarded, whatever
 // its value.
 
-// overridesMethod reports whether a key of a query or a form does. PHP reads
-// dots, blanks and opening brackets as underscores.
+// PHP reads dots, blanks and opening brackets as underscores.
+var asUnderscores = strings.NewReplacer(".", "_", " ", "_", "[", "_", "-", "_")
+
+// overridesMethod reports whether a key of a query or a form does.
 func overridesMethod(key string) bool {
-	key = strings.NewReplacer(".", "_", " ", "_", "[", "_", "-", "_").Replace(strings.ToLower(strings.TrimLeft(key, " \t")))
+	key = asUnderscores.Replace(strings.ToLower(strings.TrimLeft(key, " \t")))
 	switch key {
 	case "_method", "__method", "_httpmethod", "_http_method", "$httpmethod", "x_http_method", "x_http_method_override", "x_method_override", "http_method_override":
 		return true

@@ -148,10 +148,33 @@ func TestHostileConnection(t *testing.T) {
 	defer near.Close()
 	connection, _ := near.(*net.TCPConn).File()
 	defer connection.Close()
+	gone, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer gone.Close()
+	for {
+		other, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Close()
+		if other.RemoteAddr().String() == gone.LocalAddr().String() {
+			other.(*net.TCPConn).SetLinger(0) // closing resets
+			other.Close()
+			break
+		}
+	}
+	reset, _ := gone.(*net.TCPConn).File()
+	defer reset.Close()
 	for name, c := range map[string]struct {
 		file *os.File
-		good bool
-	}{"listener": {listener, false}, "device": {null, false}, "datagrams": {datagrams, false}, "connection": {connection, true}} {
+		good bool // a connection
+		fair bool // no reason to end the sandbox
+	}{
+		"listener": {listener, false, false}, "device": {null, false, false}, "datagrams": {datagrams, false, false},
+		"connection": {connection, true, true}, "reset": {reset, false, true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			ours, theirs, _ := frame.Pair()
 			liar, _ := frame.New(theirs)
@@ -178,6 +201,13 @@ func TestHostileConnection(t *testing.T) {
 			}
 			if conn != nil {
 				conn.Close()
+			}
+			if c.fair {
+				client.Close()
+			}
+			<-client.Done()
+			if err := client.Err(); strings.Contains(err.Error(), "broke the protocol") == c.fair {
+				t.Fatalf("the conversation ended with %v", err)
 			}
 		})
 	}

@@ -199,17 +199,18 @@ func (c *Client) takeDial(r report, files []*os.File) error {
 		answer <- dialed{}
 		return nil
 	}
+	defer files[0].Close()
 	conn, err := checkConnection(files[0])
-	if err != nil {
+	if err != nil && !errors.Is(err, unix.ENOTCONN) {
 		close(answer)
 		return fmt.Errorf("the sandbox broke the protocol: %w", err)
 	}
-	files[0].Close()
-	answer <- dialed{conn: conn}
+	answer <- dialed{conn, err}
 	return nil
 }
 
 // checkConnection accepts a TCP connection between two loopback addresses only.
+// The error is ENOTCONN if the other end has reset it since.
 func checkConnection(f *os.File) (net.Conn, error) {
 	bad := errors.New("the connection is not one")
 	err := control(f, func(fd int) error {
@@ -221,6 +222,9 @@ func checkConnection(f *os.File) (net.Conn, error) {
 		}
 		here, err := unix.Getsockname(fd)
 		there, err2 := unix.Getpeername(fd)
+		if err == nil && err2 == unix.ENOTCONN {
+			return err2
+		}
 		if err != nil || err2 != nil || !addrPort(here).Addr().IsLoopback() || !addrPort(there).Addr().IsLoopback() {
 			return bad
 		}
