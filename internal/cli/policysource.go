@@ -24,10 +24,10 @@ import (
 // policySource is where a policy comes from: a file or the profile's defaults,
 // then the flags. Every command that needs a policy has the same flags.
 type policySource struct {
-	file, profile, isolation, workspace string
-	presets, publish                    []string
-	allowLogin                          []string
-	given                               *pflag.FlagSet
+	file, profile, isolation, workspace, image string
+	presets, publish                           []string
+	allowLogin                                 []string
+	given                                      *pflag.FlagSet
 }
 
 func (s *policySource) flags(f *pflag.FlagSet) {
@@ -36,6 +36,7 @@ func (s *policySource) flags(f *pflag.FlagSet) {
 	f.StringSliceVar(&s.presets, "preset", nil, "add presets by `NAME,…` (see: bulkhead preset list)")
 	f.StringVar(&s.profile, "profile", "", "`PROFILE`: developer, knowledge-worker or server")
 	f.StringVar(&s.isolation, "isolation", "", "`ISOLATION`: process, container, vm or auto")
+	f.StringVar(&s.image, "image", "", "a container's root: `IMAGE` is [HOST/]NAME[:TAG], oci:DIR, docker-archive:FILE or rootfs:DIR")
 	f.StringSliceVar(&s.publish, "publish", nil, "make port `[HOST:]PORT` inside reachable on this host's loopback")
 	f.StringSliceVar(&s.allowLogin, "allow-login", nil, "let a login begun inside complete for `CREDENTIAL,…`, of the account that is known")
 	f.StringVar(&s.workspace, "workspace", "", "workspace `DIR[:MODE]`, mode ro, rw, rw-no-delete or staged")
@@ -100,7 +101,7 @@ func (s *policySource) parse() (*policy.Policy, error) {
 func (s *policySource) load() (*policy.Policy, error) {
 	// An empty value is a script's unset variable. The default would be wider
 	// than what was meant.
-	for name, value := range map[string]string{"policy": s.file, "profile": s.profile, "isolation": s.isolation, "workspace": s.workspace} {
+	for name, value := range map[string]string{"policy": s.file, "profile": s.profile, "isolation": s.isolation, "workspace": s.workspace, "image": s.image} {
 		if s.given != nil && s.given.Changed(name) && value == "" {
 			return nil, vocabulary.Exitf(vocabulary.ExitRefused, "--%s is empty; nothing was started\nname one, or leave the flag out", name)
 		}
@@ -152,6 +153,14 @@ func (s *policySource) apply(p *policy.Policy) error {
 			return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "--isolation: %v", err)
 		}
 		p.Isolation = isolation
+	}
+	if s.image != "" {
+		image, err := policy.ParseImage(s.image)
+		if err != nil {
+			return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "--image: %v", err)
+		}
+		image.Pos = vocabulary.Position{File: "--image"}
+		p.Image = image
 	}
 	if s.workspace != "" {
 		dir, mode, named := s.workspace, vocabulary.ReadWrite, false

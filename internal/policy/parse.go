@@ -57,7 +57,7 @@ func (r *reader) missing(n *yaml.Node, t table, key, msg, hint string) {
 	}
 }
 
-var policyKeys = []string{"version", "profile", "isolation", "presets", "workspace", "mounts", "env", "grants", "credentials", "upstreams", "publish", "limits"}
+var policyKeys = []string{"version", "profile", "isolation", "image", "presets", "workspace", "mounts", "env", "grants", "credentials", "upstreams", "publish", "limits"}
 
 func (r *reader) policy(data []byte) *Policy {
 	p := Default(vocabulary.Developer)
@@ -85,6 +85,15 @@ func (r *reader) policy(data []byte) *Policy {
 			isolation, problem := parseIsolation(v.Value)
 			if r.report(n, problem) {
 				p.Isolation, p.IsolationPos = isolation, v.Pos
+			}
+		}
+	}
+	if n := t.get("image"); n != nil {
+		if v, ok := r.str(n, "image"); ok {
+			image, problem := parseImage(v.Value)
+			if r.report(n, problem) {
+				image.Pos = v.Pos
+				p.Image = image
 			}
 		}
 	}
@@ -576,7 +585,7 @@ func (r *reader) limits(n *yaml.Node, l *Limits) {
 	if n == nil {
 		return
 	}
-	t, ok := r.table(n, "limits", "memory", "pids", "cpus", "wall", "upload", "download", "upload-each", "download-each")
+	t, ok := r.table(n, "limits", "memory", "pids", "cpus", "wall", "upload", "download", "upload-each", "download-each", "root")
 	if !ok {
 		return
 	}

@@ -45,6 +45,10 @@ type Policy struct {
 	Isolation    vocabulary.Isolation
 	IsolationPos vocabulary.Position
 
+	// Image is where a container's root comes from; its zero value: the host's
+	// system directories.
+	Image Image
+
 	// Presets are the names that Expand will merge in. Expanded are those that
 	// it did merge in, included ones too; then Presets is empty.
 	Presets  []At[string]
@@ -185,7 +189,9 @@ type Limits struct {
 	Wall   time.Duration
 	// Bytes to and from upstreams, in all and for each host.
 	Upload, Download, UploadEach, DownloadEach At[int64]
-	Pos                                        LimitPositions
+	// Bytes that may be written to the root that an image made.
+	Root At[int64]
+	Pos  LimitPositions
 }
 
 // byteLimit is one of those on bytes, by its key.
@@ -195,7 +201,7 @@ type byteLimit struct {
 }
 
 func (l *Limits) bytes() []byteLimit {
-	return []byteLimit{{"upload", &l.Upload}, {"download", &l.Download}, {"upload-each", &l.UploadEach}, {"download-each", &l.DownloadEach}}
+	return []byteLimit{{"upload", &l.Upload}, {"download", &l.Download}, {"upload-each", &l.UploadEach}, {"download-each", &l.DownloadEach}, {"root", &l.Root}}
 }
 
 // LimitPositions are the places of the limits.

@@ -25,6 +25,9 @@ func (p *Policy) YAML() []byte {
 	w.line(0, "version: 1", vocabulary.Position{})
 	w.line(0, "profile: "+plain(string(p.Profile)), p.ProfilePos)
 	w.line(0, "isolation: "+plain(string(p.Isolation)), p.IsolationPos)
+	if p.Image.Where != "" {
+		w.line(0, "image: "+plain(p.Image.String()), p.Image.Pos)
+	}
 	if len(p.Presets) > 0 {
 		w.list(0, "presets", p.Presets)
 	}

@@ -38,12 +38,12 @@ func setenv(env []string, name, value string) []string {
 }
 
 // base is what every program expects to find.
-func (e *environment) base(who person, id vocabulary.SessionID, path string) {
+func (e *environment) base(who person, id vocabulary.SessionID, path string, hostShells bool) {
 	e.set("HOME", who.home)
 	e.set("USER", who.name)
 	e.set("LOGNAME", who.name)
 	e.set("SHELL", "/bin/sh")
-	if sh := os.Getenv("SHELL"); sh == "/bin/bash" || sh == "/usr/bin/bash" || sh == "/bin/zsh" || sh == "/usr/bin/zsh" {
+	if sh := os.Getenv("SHELL"); hostShells && (sh == "/bin/bash" || sh == "/usr/bin/bash" || sh == "/bin/zsh" || sh == "/usr/bin/zsh") {
 		e.set("SHELL", sh)
 	}
 	e.set("PATH", path)

@@ -153,7 +153,7 @@ func (s *session) recordEnd(code int, err error) {
 
 // open brings everything up to the point where a command can start.
 func (s *session) open(ctx context.Context) (err error) {
-	if s.view, err = look(s.opts, s.id); err != nil {
+	if s.view, err = look(ctx, s.opts, s.id); err != nil {
 		return err
 	}
 	s.opts.Policy = s.view.opts.Policy // as it was narrowed
@@ -189,6 +189,12 @@ func (s *session) open(ctx context.Context) (err error) {
 	}
 	if name := s.layer.name(); name != "" {
 		attrs["layer"] = name
+	}
+	if i := s.opts.Policy.Image; i.Where != "" {
+		attrs["image"] = i.String()
+	}
+	if s.view.image != nil {
+		attrs["image-id"] = s.view.image.ID
 	}
 	s.boundsInForce(attrs)
 	if err := s.record(ActionStart, vocabulary.Resource(s.view.dir), attrs); err != nil {
@@ -255,6 +261,9 @@ func (s *session) close() error {
 		s.view.discard(nil)
 	}
 	both.Wait()
+	if s.view != nil {
+		s.view.image.Close()
+	}
 	if s.refusals != nil {
 		if n := s.refusals.close(); n > 0 {
 			s.opts.Notice("%s refused in the workspace; which: bulkhead event tail %s", plural(n, "write was", "writes were"), s.id)

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	catalogdata "github.com/bulkhead-dev/bulkhead/catalog"
 	"github.com/bulkhead-dev/bulkhead/internal/capability"
 	"github.com/bulkhead-dev/bulkhead/internal/childproc"
+	"github.com/bulkhead-dev/bulkhead/internal/image"
 	"github.com/bulkhead-dev/bulkhead/internal/kernel"
 	"github.com/bulkhead-dev/bulkhead/internal/policy"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
@@ -37,7 +39,9 @@ type view struct {
 	noTUN     error // why there is no TAP device
 	layout    *workspace.Layout
 	dir       string
-	layerDir  string // of a staged workspace
+	layerDir  string          // of a staged workspace
+	root      *workspace.Root // nil: the host's system directories
+	image     *image.Image    // in use; nil: none, or root is a folder of the user's
 
 	mounts  []vocabulary.Mount
 	env     environment
@@ -50,11 +54,16 @@ type view struct {
 	project     *policy.Bounds
 }
 
-// look judges the policy against this host. Nothing is started, nothing is
-// written.
-func look(o Options, id vocabulary.SessionID) (v *view, err error) {
+// look judges the policy against this host. Nothing is started, and nothing is
+// written but an image to the cache.
+func look(ctx context.Context, o Options, id vocabulary.SessionID) (v *view, err error) {
 	go builtIn()
 	v = &view{opts: o, id: id, credEnv: map[string][]string{}}
+	defer func(v *view) {
+		if err != nil {
+			v.image.Close()
+		}
+	}(v)
 	if v.who, err = whoami(); err != nil {
 		return nil, err
 	}
@@ -71,6 +80,9 @@ func look(o Options, id vocabulary.SessionID) (v *view, err error) {
 		}
 	}
 	if err := v.settle(); err != nil {
+		return nil, err
+	}
+	if err := v.openImage(ctx); err != nil {
 		return nil, err
 	}
 	v.network = sandbox.NetTAP
@@ -140,7 +152,12 @@ func (v *view) discard(err error) error {
 // one. "auto" is the strongest that this version has.
 func backendFor(p *policy.Policy) (sandbox.Backend, error) {
 	switch p.Isolation {
-	case vocabulary.Process, vocabulary.Auto:
+	case vocabulary.Auto:
+		if p.Image.Where != "" {
+			return &container.Backend{}, nil
+		}
+		return &process.Backend{}, nil
+	case vocabulary.Process:
 		return &process.Backend{}, nil
 	case vocabulary.Container:
 		return &container.Backend{}, nil
@@ -225,10 +242,13 @@ func (v *view) request() (workspace.Request, error) {
 	if err != nil {
 		return workspace.Request{}, err
 	}
+	if v.root != nil {
+		v.root.Size = p.Limits.Root.Value
+	}
 	req := workspace.Request{
 		Home: v.who.home, Cwd: v.cwd, User: v.who.name, UID: v.who.uid, GID: v.who.gid,
 		Workspace: workspace.Folder{Path: p.Workspace.Path, Mode: p.Workspace.Mode, Pos: p.Workspace.Pos},
-		Permit:    v.mayShow,
+		Permit:    v.mayShow, Root: v.root,
 	}
 	if v.network == sandbox.NetTAP {
 		req.Nameserver = sandbox.LinkGateway4
@@ -248,6 +268,9 @@ func (v *view) request() (workspace.Request, error) {
 	}
 	if state, err := EventDir(); err == nil {
 		req.OwnState = append(req.OwnState, filepath.Dir(state))
+	}
+	if dir, err := cacheDir(); err == nil {
+		req.OwnState = append(req.OwnState, filepath.Join(dir, "bulkhead", "images"))
 	}
 	req.OwnState = append(req.OwnState, filepath.Dir(administratorPath))
 	if v.opts.Config != "" {
@@ -296,7 +319,12 @@ func (v *view) trust() (truststore.CA, truststore.Trust, error) {
 func (v *view) compose(t truststore.Trust, placeholders map[string]string) error {
 	p := v.opts.Policy
 	v.mounts = slices.Concat(v.layout.Mounts, t.Mounts, v.loginMounts)
-	v.env.base(v.who, v.id, searchPath(os.Getenv("PATH"), v.mounts))
+	image, path := v.imageEnv()
+	if path == "" {
+		path = searchPath(os.Getenv("PATH"), v.mounts)
+	}
+	v.env.add(image)
+	v.env.base(v.who, v.id, path, v.root == nil)
 	v.env.pass(p.EnvPass)
 	v.env.add(t.Env)
 	if v.network == sandbox.NetRelay {

@@ -83,11 +83,15 @@ func forHost(ca CA, plan []vocabulary.Mount, home, javaHome string) (Trust, erro
 		return Trust{}, fmt.Errorf("trust store: no certificate authority")
 	}
 	m := &maker{ca: ca, plan: plan, done: map[string]bool{}}
-	m.hashed()
-	if err := m.bundles(); err != nil {
-		return Trust{}, err
+	if len(plan) > 0 && plan[0].Kind == vocabulary.Root {
+		m.imaged()
+	} else {
+		m.hashed()
+		if err := m.bundles(); err != nil {
+			return Trust{}, err
+		}
+		m.java(home, javaHome)
 	}
-	m.java(home, javaHome)
 	m.data(caFile, ca.PEM)
 	if m.bundle != "" {
 		m.out.Mounts = append(m.out.Mounts, vocabulary.Mount{Kind: vocabulary.Symlink, Source: m.bundle, Target: bundleFile, Why: why})
@@ -225,6 +229,26 @@ func (m *maker) bundles() error {
 		m.data(real, m.withOurs(host))
 	}
 	return nil
+}
+
+// imagePlaces are where the programs of an image look, whatever it has there.
+var imagePlaces = []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"}
+
+// imaged is for a root that is not the host's system: the host's list, and the
+// session's authority, stand in it in every usual place. Nothing of the image is
+// read.
+func (m *maker) imaged() {
+	for _, name := range bundles {
+		if host, err := readFile(name); err == nil && bytes.Contains(host, []byte(pemBegin)) {
+			m.out.Roots = host
+			break
+		}
+	}
+	for _, p := range imagePlaces {
+		m.data(p, m.withOurs(m.out.Roots))
+	}
+	m.data("/etc/ssl/certs/"+hashName(), m.ca.PEM)
+	m.bundle = imagePlaces[0]
 }
 
 // java replaces the cacerts file of each JDK that can be seen.

@@ -28,6 +28,10 @@ const (
 	// nodev; what is changed goes to the folder "upper" in Layer, and nothing
 	// reaches Source. What lies in other mounts below Source is not shown.
 	Overlay
+	// Root shows the host's Source as the sandbox's root: Target is "/", and no
+	// other mount comes before. What is written there goes to a private layer of
+	// Size bytes at most (0: the backend's default) that ends with the sandbox.
+	Root
 )
 
 // ShowsHost reports whether files of the host are seen through such a mount.

@@ -90,7 +90,7 @@ func plan(r Request, maxDirs int64) (*Layout, error) {
 	var private []vocabulary.Mount
 	var privateErr error
 	var wg sync.WaitGroup
-	if pl.UID == 0 {
+	if pl.UID == 0 && pl.Root == nil {
 		wg.Go(func() { private, privateErr = privateSystemFiles() })
 	}
 	defer wg.Wait()
@@ -393,7 +393,7 @@ func (pl *planner) finish() *Layout {
 	// What is masked or covered after all is not there to be verified.
 	stands := map[string]bool{}
 	for _, m := range pl.out.Mounts {
-		stands[m.Target] = m.Kind.ShowsHost()
+		stands[m.Target] = m.Kind.ShowsHost() || m.Kind == vocabulary.Root
 	}
 	if ws := pl.folders[0]; ws.staged { // seen through the layer, they have other numbers
 		for t := range stands {

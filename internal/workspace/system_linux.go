@@ -35,6 +35,25 @@ func boundSystem(p string) (string, bool) {
 
 func (pl *planner) system() error {
 	sys := func(m vocabulary.Mount) { m.Why = whySystem; pl.add(classSystem, m) }
+	if pl.Root != nil {
+		if err := pl.root(); err != nil {
+			return err
+		}
+	} else if err := pl.hostSystem(sys); err != nil {
+		return err
+	}
+	sys(vocabulary.Mount{Kind: vocabulary.Tmpfs, Target: "/tmp", Size: pl.TmpSize, Perm: 0o1777})
+	sys(vocabulary.Mount{Kind: vocabulary.Tmpfs, Target: "/var/tmp", Size: pl.TmpSize, Perm: 0o1777})
+	sys(vocabulary.Mount{Kind: vocabulary.Tmpfs, Target: "/run", Size: 64 << 20, Perm: 0o755})
+	sys(vocabulary.Mount{Kind: vocabulary.Symlink, Source: "/run", Target: "/var/run"})
+	pl.add(classSystem, vocabulary.Mount{Kind: vocabulary.Tmpfs, Target: pl.home, Size: pl.HomeSize, Perm: 0o700, Why: "private home"})
+	pl.spelling(pl.Home, "private home")
+	pl.identityFiles()
+	return nil
+}
+
+// hostSystem shows the host's own system directories.
+func (pl *planner) hostSystem(sys func(vocabulary.Mount)) error {
 	var bound []string
 	for _, d := range systemDirs {
 		real, links, err := chase(d)
@@ -58,13 +77,6 @@ func (pl *planner) system() error {
 	if !withinAny("/usr", bound) || !withinAny("/etc", bound) {
 		return vocabulary.Exitf(vocabulary.ExitNoIsolation, "this host has no /usr or no /etc to show inside\n  do: run on an ordinary Linux installation")
 	}
-	sys(vocabulary.Mount{Kind: vocabulary.Tmpfs, Target: "/tmp", Size: pl.TmpSize, Perm: 0o1777})
-	sys(vocabulary.Mount{Kind: vocabulary.Tmpfs, Target: "/var/tmp", Size: pl.TmpSize, Perm: 0o1777})
-	sys(vocabulary.Mount{Kind: vocabulary.Tmpfs, Target: "/run", Size: 64 << 20, Perm: 0o755})
-	sys(vocabulary.Mount{Kind: vocabulary.Symlink, Source: "/run", Target: "/var/run"})
-	pl.add(classSystem, vocabulary.Mount{Kind: vocabulary.Tmpfs, Target: pl.home, Size: pl.HomeSize, Perm: 0o700, Why: "private home"})
-	pl.spelling(pl.Home, "private home")
-	pl.identityFiles()
 	return nil
 }
 
@@ -90,7 +102,7 @@ func (pl *planner) identityFiles() {
 	}
 	user, home := clean(pl.User), clean(pl.out.Home)
 	shell := "/bin/sh"
-	if _, err := os.Stat("/bin/bash"); err == nil {
+	if _, err := os.Stat("/bin/bash"); err == nil && pl.Root == nil {
 		shell = "/bin/bash"
 	}
 	passwd, group := "", ""
@@ -120,6 +132,10 @@ func (pl *planner) identityFiles() {
 	}
 	composed := false
 	for i, f := range files {
+		if pl.Root != nil { // whatever the image has there makes way
+			pl.add(classPin, vocabulary.Mount{Kind: vocabulary.Data, Target: f.name, Data: []byte(f.data), Perm: 0o444, Why: "the sandbox's own " + f.name})
+			continue
+		}
 		real, _, err := chase(f.name)
 		if err != nil {
 			real = f.name

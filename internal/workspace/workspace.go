@@ -104,6 +104,10 @@ type Request struct {
 	// and can't write.
 	Hidden []Hidden
 
+	// Root, if not nil, is shown as the root in place of the host's system
+	// directories. No secrets are looked for in it.
+	Root *Root
+
 	// Layer is the folder with the layer of a staged workspace (vocabulary.Overlay).
 	Layer string
 
@@ -112,6 +116,13 @@ type Request struct {
 	Nameserver string
 
 	HomeSize, TmpSize int64
+}
+
+// Root is the root of a sandbox that does not see the host's system directories.
+type Root struct {
+	Folder      // Mode does not count: a root is never written to
+	Image  bool // one of Bulkhead's own, unpacked: Path is real
+	Size   int64
 }
 
 // Layout is what to mount, in order.

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"slices"
@@ -41,6 +42,9 @@ type step struct {
 	// Own: what At lies in is the cradle's own, so a mount point is made.
 	// Otherwise it is the host's, and has to be there.
 	Own bool
+	// Image: At lies in an image. Whatever is in its way there makes way, in the
+	// cradle's layer.
+	Image bool
 }
 
 type action uint8
@@ -52,6 +56,7 @@ const (
 	doMaskDir
 	doData // a read-only file
 	doLink
+	doRoot // an image at At, and a layer of the cradle's for mount points
 )
 
 // mount is one of gVisor's own mounts.
@@ -71,6 +76,8 @@ type arrangement struct {
 	links  []guest.Link
 	trees  int
 	layers []vocabulary.Mount // overlays, for the warden
+	image  bool               // the root is one
+	size   int64              // of its layer of writes, in gVisor's memory
 }
 
 // ground is what stands at a part of the sandbox's tree.
@@ -81,6 +88,7 @@ const (
 	readOnly               // the host's, read-only
 	writable               // the host's, writable
 	memory                 // gVisor's memory
+	imaged                 // an image, with layers above
 )
 
 type region struct {
@@ -102,7 +110,12 @@ func arrange(spec sandbox.Spec, self string, tmpfsSize int64) (*arrangement, err
 	a := &arranger{layerAt: map[string]string{}, judged: spec.Judged}
 	mounts := spec.Mounts
 	a.trees = 1
-	if len(mounts) > 0 && mounts[0].Target == "/" {
+	if len(mounts) > 0 && mounts[0].Kind == vocabulary.Root {
+		if err := a.root(mounts[0], tmpfsSize); err != nil {
+			return nil, err
+		}
+		mounts = mounts[1:]
+	} else if len(mounts) > 0 && mounts[0].Target == "/" {
 		if mounts[0].Kind != vocabulary.BindRO {
 			return nil, fmt.Errorf("mount / (%s): the root can only be shown read-only", mounts[0].Why)
 		}
@@ -141,6 +154,22 @@ func arrange(spec sandbox.Spec, self string, tmpfsSize int64) (*arrangement, err
 	return &a.arrangement, nil
 }
 
+// root puts an image in. What is below its layer is never moved or changed from
+// inside; all that stands in it is a mount of gVisor's, or in the cradle's layer.
+func (a *arranger) root(m vocabulary.Mount, tmpfsSize int64) error {
+	if m.Target != "/" || !path.IsAbs(m.Source) || path.Clean(m.Source) != m.Source || m.Size < 0 {
+		return fmt.Errorf("mount / (%s): source %q, size %d", m.Why, m.Source, m.Size)
+	}
+	s := step{Do: doRoot, At: rootTree, Source: m.Source, Own: true}
+	if i := slices.IndexFunc(a.judged, func(j sandbox.Identity) bool { return j.Path == "/" }); i >= 0 {
+		s.Dev, s.Ino = a.judged[i].Dev, a.judged[i].Ino
+	}
+	a.step(s)
+	a.regions = append(a.regions, region{"/", imaged, rootTree})
+	a.image, a.size = true, cmp.Or(m.Size, tmpfsSize)
+	return nil
+}
+
 // ownSys are parts of the host's /sys that plans show and gVisor makes itself.
 var ownSys = []string{"/sys/devices/system/cpu", "/sys/devices/system/node"}
 
@@ -175,7 +204,7 @@ func (a *arranger) tree() string {
 func (a *arranger) point(target string) {
 	for _, r := range slices.Backward(a.regions) {
 		if r.ground != memory && below(target, r.target) {
-			a.step(step{Do: doDir, At: r.place(target), Perm: 0o755, Own: r.ground == own})
+			a.step(step{Do: doDir, At: r.place(target), Perm: 0o755, Own: r.ground == own, Image: r.ground == imaged})
 			return
 		}
 	}
@@ -201,7 +230,7 @@ func (a *arranger) stand(target string, s step) string {
 	point := step{Do: doDir, At: "", Perm: 0o755}
 	for _, h := range slices.Backward(a.regions) {
 		if h.ground != memory && below(target, h.target) {
-			point.At, point.Own = h.place(target), h.ground == own
+			point.At, point.Own, point.Image = h.place(target), h.ground == own, h.ground == imaged
 			break
 		}
 	}
@@ -250,6 +279,10 @@ func (a *arranger) mount(m vocabulary.Mount, tmpfsSize int64) error {
 		if perm == 0 {
 			perm = 0o444
 		}
+		if r := a.covering(m.Target); r.ground == imaged {
+			a.step(step{Do: doData, At: r.place(m.Target), Data: m.Data, Perm: perm, Image: true})
+			break
+		}
 		a.stand(m.Target, step{Do: doData, Data: m.Data, Perm: perm, RO: true})
 	case vocabulary.File:
 		perm := m.Perm
@@ -266,7 +299,7 @@ func (a *arranger) mount(m vocabulary.Mount, tmpfsSize int64) error {
 			a.links = append(a.links, guest.Link{Path: []byte(m.Target), To: []byte(m.Source)})
 			break
 		}
-		a.step(step{Do: doLink, At: r.place(m.Target), Source: m.Source, Own: r.ground == own})
+		a.step(step{Do: doLink, At: r.place(m.Target), Source: m.Source, Own: r.ground == own, Image: r.ground == imaged})
 	case vocabulary.MaskFile:
 		if r := a.covering(m.Target); r.ground == writable {
 			// Here too: runsc opens what it mounts over, and a socket can't be.
@@ -313,7 +346,7 @@ func checkTarget(m vocabulary.Mount) error {
 	switch {
 	case !clean(m.Target):
 		return fmt.Errorf("target is not an absolute, clean path")
-	case m.Target == "/":
+	case m.Target == "/" || m.Kind == vocabulary.Root:
 		return fmt.Errorf("the root can only be mounted first")
 	case m.Kind.ShowsHost() && !clean(m.Source):
 		return fmt.Errorf("source %q is not an absolute, clean path", m.Source)

@@ -54,7 +54,7 @@ func bundle(spec sandbox.Spec, a *arrangement) ([]byte, error) {
 	return json.Marshal(specs.Spec{
 		Version:  "1.0.2",
 		Hostname: hostname,
-		Root:     &specs.Root{Path: rootTree, Readonly: true},
+		Root:     &specs.Root{Path: rootTree, Readonly: !a.image},
 		Process: &specs.Process{
 			User: specs.User{}, Args: []string{supervisor}, Env: []string{}, Cwd: "/", NoNewPrivileges: true,
 			Capabilities: &specs.LinuxCapabilities{Bounding: supervisorCaps, Effective: supervisorCaps, Permitted: supervisorCaps},
@@ -65,14 +65,18 @@ func bundle(spec sandbox.Spec, a *arrangement) ([]byte, error) {
 }
 
 // arguments are runsc's.
-func arguments(network sandbox.NetworkKind) []string {
+func arguments(network sandbox.NetworkKind, a *arrangement) []string {
 	net := "none"
 	if network == sandbox.NetTAP {
 		net = "sandbox"
 	}
+	overlay := "none"
+	if a.image {
+		overlay = fmt.Sprintf("root:memory,size=%d", a.size)
+	}
 	return []string{Name,
 		"--root=" + stateDir, "--ignore-cgroups", "--network=" + net, "--platform=systrap",
-		"--overlay2=none", "--host-uds=none", "--host-fifo=none", "--oci-seccomp=false", "--file-access=exclusive",
+		"--overlay2=" + overlay, "--host-uds=none", "--host-fifo=none", "--oci-seccomp=false", "--file-access=exclusive",
 		"run", fmt.Sprintf("--pass-fd=%d:%d", warden.GuestFD, warden.GuestFD), "--bundle=" + bundleDir, "sandbox",
 	}
 }

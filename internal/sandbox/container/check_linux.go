@@ -95,6 +95,10 @@ func explain(text string) error {
 	}
 	remedy := ""
 	switch {
+	case has(imageForeign):
+		remedy = "copy that folder, so that all of it is yours, or use an image: bulkhead image pull"
+	case has(imageFailed):
+		remedy = "an image is shown through the kernel's overlay filesystem: Linux 6.6 or newer, or root; load it: sudo modprobe overlay; the cache must be on a local filesystem"
 	case has("No space left on device", "no space left on device", "max_user_namespaces"):
 		remedy = "the limit on user namespaces may be reached: sudo sysctl -w user.max_user_namespaces=100000"
 	case has("starting the warden", "fork/exec", "a proc of its own", "separating mounts", "pivot_root"):

@@ -116,6 +116,8 @@ func (s step) do() error {
 	switch s.Do {
 	case doDir:
 		return s.point(s.Source)
+	case doRoot:
+		return s.root()
 	case doBind:
 		if err := s.point(hostDir + s.Source); err != nil {
 			return err
@@ -146,6 +148,9 @@ func (s step) do() error {
 		}
 		return s.cover(dir)
 	case doData:
+		if s.Image {
+			return s.inImage(func(at int, name string) error { return writeAt(at, name, s.Data, s.Perm) })
+		}
 		if s.Own {
 			if err := parents(s.At); err != nil {
 				return err
@@ -165,6 +170,9 @@ func (s step) do() error {
 		}
 		return s.cover(f.Name())
 	case doLink:
+		if s.Image {
+			return s.inImage(func(at int, name string) error { return linkAt(at, name, s.Source) })
+		}
 		if s.Own {
 			if err := parents(s.At); err != nil {
 				return err
@@ -202,6 +210,26 @@ func (s step) cover(with string) error {
 // point makes a mount point like what is to be mounted (a directory if that is
 // not known), or looks whether there is one that is no link.
 func (s step) point(like string) error {
+	if s.Image {
+		isDir := true
+		if like != "" {
+			st, err := os.Stat(like)
+			if err != nil {
+				return fmt.Errorf("it is not there: %w", cause(err))
+			}
+			isDir = st.IsDir()
+		}
+		return s.inImage(func(at int, name string) error {
+			if isDir {
+				fd, err := dirAt(at, name)
+				if err == nil {
+					unix.Close(fd)
+				}
+				return err
+			}
+			return writeAt(at, name, nil, 0o444)
+		})
+	}
 	if s.Own {
 		if err := parents(s.At); err != nil {
 			return err

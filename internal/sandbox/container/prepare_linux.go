@@ -64,7 +64,7 @@ func (b *Backend) prepare(ctx context.Context, spec sandbox.Spec) (*instance.Ins
 	if err != nil {
 		return nil, err
 	}
-	i, err := b.launch(ctx, spec, orders{Steps: a.steps, Runsc: runsc, Bundle: config, Args: arguments(spec.Network)}, a, layers, limits)
+	i, err := b.launch(ctx, spec, orders{Steps: a.steps, Runsc: runsc, Bundle: config, Args: arguments(spec.Network, a)}, a, layers, limits)
 	if err != nil {
 		_ = cgroup.Remove(limits.Group.Dirs)
 		return nil, err

@@ -67,6 +67,24 @@ var layerOptions = [][2]string{
 
 // overlay mounts one over the folder lower, and returns its device.
 func overlay(lower, upper, work int) (device uint64, err error) {
+	mount, err := Overlay(lower, upper, work)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(mount)
+	var st unix.Stat_t
+	if err := unix.Fstat(mount, &st); err != nil {
+		return 0, fmt.Errorf("overlay: %w", err)
+	}
+	if err := unix.MoveMount(mount, "", lower, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+		return 0, fmt.Errorf("attaching it: %w", err)
+	}
+	return uint64(st.Dev), nil
+}
+
+// Overlay makes one of three open folders, nodev and nosuid, that is not attached
+// yet. Warden and cradle call it, in a mount namespace of their own with /proc.
+func Overlay(lower, upper, work int) (mount int, err error) {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return 0, fmt.Errorf("overlay: %w", err)
@@ -85,19 +103,11 @@ func overlay(lower, upper, work int) (device uint64, err error) {
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return 0, fmt.Errorf("overlay: %w%s", err, kernelSays(fs))
 	}
-	mount, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOSUID)
+	mount, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOSUID)
 	if err != nil {
 		return 0, fmt.Errorf("overlay: %w%s", err, kernelSays(fs))
 	}
-	defer unix.Close(mount)
-	var st unix.Stat_t
-	if err := unix.Fstat(mount, &st); err != nil {
-		return 0, fmt.Errorf("overlay: %w", err)
-	}
-	if err := unix.MoveMount(mount, "", lower, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
-		return 0, fmt.Errorf("attaching it: %w", err)
-	}
-	return uint64(st.Dev), nil
+	return mount, nil
 }
 
 // kernelSays is the reason that the kernel writes to a mount's context.
