@@ -75,7 +75,7 @@ Exit codes: the command's own; 10 policy invalid, 11 refused before start,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.AddCommand(
-		newRun(), newExec(), newPolicy(), newPreset(), newService(), newGrant(), newCredential(), newTrust(), newWorkspace(), newSession(), newEvent(),
+		newRun(), newExec(), newPolicy(), newPreset(), newService(), newGrant(), newCredential(), newTrust(), newWorkspace(), newImage(), newSession(), newEvent(),
 		newRedteam(), newDoctor(), newVersion(),
 	)
 	return root

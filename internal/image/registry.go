@@ -195,6 +195,12 @@ func (c *client) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme != "https" && !(c.plain && r.URL.Scheme == "http" && r.URL.Host == c.registry) {
 		return nil, fmt.Errorf("it leads to %s, which is not encrypted", printable(r.URL.Redacted()))
 	}
+	redirects := 0
+	for from := r.Response; from != nil && from.Request != nil; from = from.Request.Response {
+		if redirects++; redirects > 10 {
+			return nil, errors.New("more than 10 redirects")
+		}
+	}
 	return c.base.RoundTrip(r)
 }
 
