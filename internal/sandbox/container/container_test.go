@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/bulkhead-dev/bulkhead/internal/childproc"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/sandboxtest"
 )
 
@@ -55,7 +56,14 @@ func backend(t testing.TB) *Backend {
 }
 
 func TestConformance(t *testing.T) {
-	sandboxtest.EachUser(t, func(t *testing.T) { sandboxtest.Run(t, backend(t), sandboxtest.Traits{ForeignKernel: true}) })
+	sandboxtest.EachUser(t, func(t *testing.T) {
+		var b sandbox.Backend = backend(t)
+		if os.Getenv(imageEnv) != "" {
+			root, _ := hostileRoot(t)
+			b = onImage{backend(t), root}
+		}
+		sandboxtest.Run(t, b, sandboxtest.Traits{ForeignKernel: true})
+	})
 }
 
 // TestPinned: what the binary is compared with is what it is built from.
