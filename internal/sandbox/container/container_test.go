@@ -62,7 +62,7 @@ func TestConformance(t *testing.T) {
 			root, _ := hostileRoot(t)
 			b = onImage{backend(t), root}
 		}
-		sandboxtest.Run(t, b, sandboxtest.Traits{ForeignKernel: true})
+		sandboxtest.Run(t, b, sandboxtest.Traits{ForeignKernel: true, OwnRoot: os.Getenv(imageEnv) != ""})
 	})
 }
 

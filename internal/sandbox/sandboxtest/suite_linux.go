@@ -218,6 +218,9 @@ type Traits struct {
 	// of their own, and what it lets a command do by itself (a namespace, a device
 	// node in its own memory) says nothing about the host.
 	ForeignKernel bool
+	// OwnRoot: what is written outside of all mounts goes to a layer of the
+	// sandbox's own, as with an image.
+	OwnRoot bool
 }
 
 // pause is time for a shell to start a program.
@@ -350,8 +353,8 @@ func testFiles(t *testing.T, b sandbox.Backend) {
 		{"echo 'echo ran' > /rw/script && chmod +x /rw/script && /rw/script", true},
 		{"ls / /usr /proc > /dev/null", true},
 		{"echo x > /ro/a", false}, {"echo x > /ro/new", false}, {"rm /ro/a", false}, {"chmod 777 /ro/a", false}, {"mv /ro/a /rw/a", false},
-		{"echo x > /data/file", false}, {"rm /data/file", false},
-		{"echo x > /new", false}, {"mkdir /new", false}, {"echo x > /usr/new", false}, {"echo x > /etc/new", false}, {"echo x > /dev/new", traits.ForeignKernel},
+		{"echo x > /data/file", false}, {"rm /data/file", traits.OwnRoot},
+		{"echo x > /new", traits.OwnRoot}, {"mkdir /newdir", traits.OwnRoot}, {"echo x > /usr/new", false}, {"echo x > /etc/new", traits.OwnRoot}, {"echo x > /dev/new", traits.ForeignKernel},
 		{"cat /rw/secret", false}, {"echo x > /rw/secret", false}, {"rm -f /rw/secret", false}, {"mv /rw/secret /rw/s", false},
 		{"ls /rw/private", false}, {"cat /rw/private/key", false}, {"echo x > /rw/private/n", false}, {"chmod 755 /rw/private", false},
 		{"rmdir /rw/private", false}, {"mv /rw/private /rw/p", false},
