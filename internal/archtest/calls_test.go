@@ -120,7 +120,7 @@ var callRules = []callRule{
 			"internal/sandbox/container":   "the cradle becomes runsc",
 			"internal/sandbox/sandboxtest": "the conformance suite",
 			"internal/kernel":              "probes: our own binary, bwrap",
-			"internal/image":               "the unpacker, our own binary",
+			"internal/image":               "the unpacker, our own binary; apt-get and dpkg-deb for an image that a person builds",
 			"internal/broker":              "credentials from a command that the user's policy names",
 			"internal/redteam":             "the agents of attack runs",
 			"internal/redteam/stage":       "stages, and on them the agents and scripts of scenarios",

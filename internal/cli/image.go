@@ -19,7 +19,7 @@ import (
 )
 
 func newImage() *cobra.Command {
-	return noun("image", "Roots for containers: get, list and remove images", newImagePull(), newImageList(), newImageRemove())
+	return noun("image", "Roots for containers: get, list and remove images", newImagePull(), newImageBuild(), newImageList(), newImageRemove())
 }
 
 func openImages() (*image.Store, error) {
@@ -178,6 +178,48 @@ func ago(d time.Duration) string {
 		return fmt.Sprintf("%d hours ago", int(d.Hours()))
 	}
 	return fmt.Sprintf("%d days ago", int(d.Hours()/24))
+}
+
+func newImageBuild() *cobra.Command {
+	var name string
+	var only bool
+	c := &cobra.Command{
+		Use:   "build [PACKAGE…]",
+		Short: "Make an image of Debian packages, with what agents need",
+		Long: `Make an image of Debian packages, with what agents need: a shell, git, Node, Python, curl
+and the like, and the packages named. They come from the sources of this host's apt,
+which verifies them, with all that they depend on, and are unpacked by the process that
+unpacks images. No script of a package runs. The same versions give the same image.`,
+		Example: `  bulkhead image build golang
+  bulkhead run --isolation container --image ` + image.BuiltName + ` -- bash`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !only {
+				args = append(append([]string{}, image.Agents...), args...)
+			}
+			if len(args) == 0 {
+				return errors.New("--only, and no packages")
+			}
+			store, err := openImages()
+			if err != nil {
+				return err
+			}
+			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+			defer stop()
+			i, err := store.Build(ctx, name, args, func(line string) { notice(cmd)("%s", line) })
+			if errors.Is(err, context.Canceled) {
+				return vocabulary.Exitf(128+2, "given up; nothing was built")
+			}
+			if err != nil {
+				return err
+			}
+			defer i.Close()
+			fmt.Fprintln(cmd.OutOrStdout(), i.ID)
+			return nil
+		},
+	}
+	c.Flags().StringVar(&name, "name", image.BuiltName, "the image's `NAME`")
+	c.Flags().BoolVar(&only, "only", false, "only the packages named, and what they depend on")
+	return c
 }
 
 func newImageRemove() *cobra.Command {

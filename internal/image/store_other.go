@@ -41,3 +41,14 @@ func (*Store) List() ([]Entry, error) { return nil, errLinux }
 
 // Remove needs Linux.
 func (*Store) Remove(string) (int64, error) { return 0, errLinux }
+
+// Agents needs Linux.
+var Agents []string
+
+// BuiltName is what an image is called that Build made and nobody named.
+const BuiltName = "bulkhead.local/agent:latest"
+
+// Build needs Linux.
+func (*Store) Build(context.Context, string, []string, func(string)) (*Image, error) {
+	return nil, errLinux
+}
