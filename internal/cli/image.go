@@ -205,7 +205,7 @@ unpacks images. No script of a package runs. The same versions give the same ima
 			}
 			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 			defer stop()
-			i, err := store.Build(ctx, name, args, func(line string) { notice(cmd)("%s", line) })
+			i, err := store.Build(ctx, name, args, os.Environ(), func(line string) { notice(cmd)("%s", line) })
 			if errors.Is(err, context.Canceled) {
 				return vocabulary.Exitf(128+2, "given up; nothing was built")
 			}

@@ -34,8 +34,8 @@ const BuiltName = "bulkhead.local/agent:latest"
 // Build makes an image of Debian packages and all that they depend on, of the
 // release and from the sources that this host's apt knows and verifies. They are
 // unpacked and not configured: no script of theirs runs. The same packages in the
-// same versions give the same image. Told gets lines for a person.
-func (s *Store) Build(ctx context.Context, name string, packages []string, told func(string)) (*Image, error) {
+// same versions give the same image. Programs get env; told gets lines for a person.
+func (s *Store) Build(ctx context.Context, name string, packages, env []string, told func(string)) (*Image, error) {
 	ref := Reference{Registry, name}
 	if _, err := CanonicalName(name); err != nil {
 		return nil, vocabulary.Exitf(vocabulary.ExitRefused, "%w", err)
@@ -56,7 +56,7 @@ func (s *Store) Build(ctx context.Context, name string, packages []string, told 
 	}
 	defer end()
 	told(fmt.Sprintf("getting %d packages and what they depend on", len(packages)))
-	debs, err := download(ctx, dir, packages)
+	debs, err := download(ctx, dir, packages, env)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func (s *Store) Build(ctx context.Context, name string, packages []string, told 
 
 // download has apt get the packages, as if none were installed, into a folder of
 // ours, and returns the files by name.
-func download(ctx context.Context, dir string, packages []string) ([]string, error) {
+func download(ctx context.Context, dir string, packages, env []string) ([]string, error) {
 	status, cache := filepath.Join(dir, "status"), filepath.Join(dir, "apt")
 	if err := os.WriteFile(status, nil, 0o600); err != nil {
 		return nil, err
@@ -107,7 +107,7 @@ func download(ctx context.Context, dir string, packages []string) ([]string, err
 	cmd := exec.CommandContext(ctx, "apt-get", append(append(args, "install", "--"), packages...)...)
 	said := &tail{}
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = said, said, 5*time.Second
-	cmd.Env = append(os.Environ(), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
+	cmd.Env = append(slices.Clone(env), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()

@@ -49,6 +49,6 @@ var Agents []string
 const BuiltName = "bulkhead.local/agent:latest"
 
 // Build needs Linux.
-func (*Store) Build(context.Context, string, []string, func(string)) (*Image, error) {
+func (*Store) Build(context.Context, string, []string, []string, func(string)) (*Image, error) {
 	return nil, errLinux
 }
