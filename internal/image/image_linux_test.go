@@ -5,11 +5,15 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -533,6 +537,79 @@ func TestSweep(t *testing.T) {
 		t.Fatal(err)
 	}
 	nothingLeft(t, s)
+}
+
+func init() {
+	childproc.Register("pullprobe", func() int {
+		s, err := Open(os.Args[1])
+		if err != nil {
+			return 1
+		}
+		_, err = s.Pull(context.Background(), Reference{Registry, os.Args[2]}, nil)
+		fmt.Println(err)
+		return 2
+	})
+}
+
+// TestKilled: of a pull that was killed in the middle nothing counts, its unpacker
+// ends, and the next that opens the store sweeps; then the image can be pulled.
+func TestKilled(t *testing.T) {
+	b := build(t, nil, tarOf(t, put{name: "first", text: "f"}, put{name: "big", text: randomText(1 << 20)}))
+	for round := range 4 {
+		s := store(t)
+		half := make(chan struct{})
+		host := serving(t, b, func(w http.ResponseWriter, r *http.Request) bool {
+			if round == 3 || !isBlob(r, b) {
+				return false
+			}
+			layer := gzipped(t, b.layers[0])
+			w.Header().Set("Content-Length", fmt.Sprint(len(layer)))
+			w.Write(layer[:len(layer)*round/3])
+			w.(http.Flusher).Flush()
+			close(half)
+			<-r.Context().Done()
+			return true
+		})
+		if round == 3 {
+			i, err := s.Pull(context.Background(), Reference{Registry, host + "/x/y:z"}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			i.Close()
+			continue
+		}
+		cmd := &exec.Cmd{Path: childproc.Self(), Args: []string{childproc.Argv0("pullprobe"), s.dir, host + "/x/y:z"}, Env: []string{"HOME=" + t.TempDir()}}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-half:
+		case <-time.After(20 * time.Second):
+			t.Error("it did not come so far")
+		}
+		time.Sleep(time.Duration(round) * 50 * time.Millisecond)
+		cmd.Process.Kill()
+		cmd.Wait()
+		if list, _ := os.ReadDir(s.at("begun")); len(list) == 0 {
+			t.Error("it was killed before or after its work")
+		}
+		for range 50 { // its unpacker may take a moment to notice
+			if _, err := Open(s.dir); err != nil {
+				t.Fatal(err)
+			}
+			if list, _ := os.ReadDir(s.at("begun")); len(list) == 0 {
+				break
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		nothingLeft(t, s)
+	}
+}
+
+func randomText(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.Read(b)
+	return string(b)
 }
 
 // TestCancelled: nothing stays of what was given up, and it ends at once.
