@@ -106,8 +106,9 @@ type Writes struct {
 	// Refused is told of each refusal; it does not wait.
 	Refused func(op, path, reason string) `json:"-"`
 	// Keep makes a version of what is at a path of a folder with Versions, before
-	// it changes. Safe for concurrent use.
-	Keep func(Change) error `json:"-"`
+	// it changes. Safe for concurrent use. With the first answer for a folder may
+	// come a spool, which the backend then owns.
+	Keep func(Change) (*Spool, error) `json:"-"`
 	// Made is told of what comes to stand where nothing stood before, in a folder
 	// that is not new itself. It does not wait.
 	Made func(path string) `json:"-"`
@@ -120,6 +121,13 @@ type Change struct {
 	Again bool
 	// Tree says that a folder goes with all that is in it.
 	Tree bool
+}
+
+// Spool is a file to which pid 1 appends what small files of a folder were before
+// they change (package workspace/spool), instead of asking for each.
+type Spool struct {
+	File  *os.File // for writing
+	Limit int64    // bytes
 }
 
 // WritableFolder is a folder of the host, by its path inside.

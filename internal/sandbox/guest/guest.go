@@ -169,6 +169,8 @@ type request struct {
 type keptRequest struct {
 	ID    uint32 `json:"id"`
 	Error string `json:"error,omitempty"` // no version was made
+	// Spool is how many bytes the spool that comes along may get.
+	Spool int64 `json:"spool,omitempty"`
 }
 
 // lineRequest changes a terminal. What is zero or nil stays.

@@ -262,7 +262,7 @@ func (s *supervisor) serve(work chan<- func()) int {
 		case r.Dial != nil:
 			go s.dial(*r.Dial)
 		case r.Kept != nil && s.host != nil:
-			s.host.kept(*r.Kept)
+			s.host.kept(*r.Kept, files)
 		case r.Line != nil:
 			s.setLine(*r.Line)
 		case r.Carry != nil:

@@ -73,8 +73,9 @@ type Host interface {
 	Refused(Refusal)
 	// Keep has a version made of what is at a path, which is about to change, or
 	// with tree of a folder and all in it, and returns when that is safe. again
-	// asks for one more version of a path that has one already.
-	Keep(path string, again, tree bool) error
+	// asks for one more version of a path that has one already. A spool for the
+	// path's folder may come with the answer.
+	Keep(path string, again, tree bool) (*Spool, error)
 	// Made reports what stands where nothing stood before. It does not wait.
 	Made(path string)
 }

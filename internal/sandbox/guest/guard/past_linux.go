@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -12,6 +13,8 @@ type past struct {
 	mu   sync.Mutex
 	made map[inode]struct{} // of the session
 	kept map[string]bool    // paths that have a version
+
+	uid, gid int // of the guard
 }
 
 // inode is a file for as long as the machine runs: its number can be given to
@@ -64,7 +67,7 @@ func (p *past) begins(t *task, at place) {
 	if f == nil || !f.Versions || at.isFolderItself() {
 		return
 	}
-	if st, err := look(at.dir, ""); err == nil && !p.isMade(st) {
+	if st, err := look(at.dir, ""); err == nil && !p.isMade(st) && !p.hasVersion(at.full()) {
 		t.g.host.Made(at.full())
 	}
 }
@@ -80,6 +83,12 @@ func (p *past) hasVersion(path string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.kept[path]
+}
+
+func (p *past) keeps(path string) {
+	p.mu.Lock()
+	p.kept[path] = true
+	p.mu.Unlock()
 }
 
 func (p *past) forget(st *unix.Statx_t) {
@@ -113,15 +122,20 @@ func (p *past) keep(t *task, at place, again, moves bool) verdict {
 	if !known && p.isMade(st) {
 		return done()
 	}
-	if err := t.g.host.Keep(full, known, folder && moves); err != nil {
+	if !known && !folder && p.add(f.spool, at, full, full[len(strings.TrimSuffix(f.root, "/"))+1:]) {
+		return done()
+	}
+	given, err := t.g.host.Keep(full, known, folder && moves)
+	if given != nil {
+		f.spool.use(given)
+	}
+	if err != nil {
 		if f.NoDelete && !known {
 			return t.refuse(full, "no version of it can be kept: "+err.Error())
 		}
 		return done() // said by the host
 	}
-	p.mu.Lock()
-	p.kept[full] = true
-	p.mu.Unlock()
+	p.keeps(full)
 	return done()
 }
 
