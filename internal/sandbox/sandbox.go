@@ -124,7 +124,7 @@ type Change struct {
 }
 
 // Spool is a file to which pid 1 appends what small files of a folder were before
-// they change (package workspace/spool), instead of asking for each.
+// they change (package spool), instead of asking for each.
 type Spool struct {
 	File  *os.File // for writing
 	Limit int64    // bytes

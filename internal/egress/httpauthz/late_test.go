@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/bulkhead-dev/bulkhead/internal/capability"
+	"github.com/bulkhead-dev/bulkhead/internal/catalog"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
@@ -35,10 +36,14 @@ func (o *owned) SetReadDeadline(time.Time) error {
 	return nil
 }
 
+type streaming struct{ allowed }
+
+func (streaming) Body(catalog.Request) catalog.Need { return catalog.Need{Stream: 100} }
+
 func TestABodyThatIsReadTooLate(t *testing.T) {
 	for _, major := range []int{1, 2} {
 		up := &hasty{}
-		a := allowed{capability.Decision{Verdict: vocabulary.Allow, Permit: &capability.Permit{}}}
+		a := streaming{allowed{capability.Decision{Verdict: vocabulary.Allow, Permit: &capability.Permit{}}}}
 		h := &Handler{Decider: a, Controller: a, Upstream: up}
 		r := httptest.NewRequest("POST", "https://a.example/x", strings.NewReader("abcdefgh"))
 		r.RequestURI, r.Host, r.ProtoMajor = "/x", "a.example", major

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bulkhead-dev/bulkhead/internal/workspace/spool"
+	"github.com/bulkhead-dev/bulkhead/internal/spool"
 )
 
 // maxSpool bounds a spool, in bytes, beside a quarter of the budget.

@@ -10,8 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bulkhead-dev/bulkhead/internal/spool"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
-	"github.com/bulkhead-dev/bulkhead/internal/workspace/spool"
 )
 
 // guarded writes as the guard does.

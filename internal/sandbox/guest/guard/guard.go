@@ -22,6 +22,7 @@ package guard
 
 import (
 	"encoding/json"
+	"os"
 
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/guard/rules"
 )
@@ -65,6 +66,13 @@ type Refusal struct {
 	Op     string // the system call's name
 	Path   string
 	Reason string
+}
+
+// Spool is a file of the host to which the guard appends what small files of a
+// folder were (package spool), so that their change need not wait for an answer.
+type Spool struct {
+	File  *os.File
+	Limit int64 // bytes
 }
 
 // Host is what the guard needs of the world outside. Safe for concurrent use.

@@ -7,15 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bulkhead-dev/bulkhead/internal/workspace/spool"
+	"github.com/bulkhead-dev/bulkhead/internal/spool"
 )
-
-// Spool is a file of the host to which the guard appends what small files of a
-// folder were (package spool), so that their change need not wait for an answer.
-type Spool struct {
-	File  *os.File
-	Limit int64 // bytes
-}
 
 // spooled is the spool of one folder.
 type spooled struct {
