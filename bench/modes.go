@@ -19,7 +19,6 @@ type modeTask struct {
 	dir   string
 	reset [][]string
 	argv  []string
-	not   string // the mode in which it can't be done
 }
 
 // modes measures work in a workspace in each mode that writes, beside the same
@@ -53,10 +52,10 @@ func (b *bench) modes() error {
 		}
 	}
 	tasks := []modeTask{
-		{"git status, 5,000 files", repository, nil, []string{"git", "status", "--porcelain"}, ""},
-		{"git checkout, 2,500 files", repository, [][]string{{"git", "checkout", "-q", "first"}}, []string{"git", "checkout", "-q", "second"}, "rw-no-delete"},
-		{"go build, 40 packages", module, nil, []string{"-touch", "--", filepath.Join(root, "bin", "go"), "build", "-o", os.DevNull, "./..."}, ""},
-		{"npm ci, offline", project, [][]string{{"rm", "-rf", "node_modules"}}, []string{"npm", "ci", "--silent", "--offline", "--no-audit", "--no-fund", "--ignore-scripts", "--cache", cache}, ""},
+		{"git status, 5,000 files", repository, nil, []string{"git", "status", "--porcelain"}},
+		{"git checkout, 2,500 files", repository, [][]string{{"git", "checkout", "-q", "first"}}, []string{"git", "checkout", "-q", "second"}},
+		{"go build, 40 packages", module, nil, []string{"-touch", "--", filepath.Join(root, "bin", "go"), "build", "-o", os.DevNull, "./..."}},
+		{"npm ci, offline", project, [][]string{{"rm", "-rf", "node_modules"}}, []string{"npm", "ci", "--silent", "--offline", "--no-audit", "--no-fund", "--ignore-scripts", "--cache", cache}},
 	}
 	ways := []string{"outside", "rw", "staged", "rw-no-delete"}
 	const rounds = 5
@@ -64,9 +63,6 @@ func (b *bench) modes() error {
 		took := map[string][]time.Duration{}
 		for i := range rounds + 1 {
 			for _, way := range ways {
-				if way == t.not {
-					continue
-				}
 				d, err := b.modeRun(t, way, dir, timer, policyFile)
 				if err != nil {
 					return fmt.Errorf("%s, %s: %w", t.name, way, err)
@@ -79,10 +75,6 @@ func (b *bench) modes() error {
 		out := median(took["outside"])
 		b.add(row{Question: "modes", Name: t.name + ", outside", Median: ms(out)})
 		for _, way := range ways[1:] {
-			if way == t.not {
-				b.add(row{Question: "modes", Name: t.name + ", " + way, Absent: "not possible: git removes files that were there"})
-				continue
-			}
 			most := 1.1
 			if way == "rw-no-delete" {
 				most = 3

@@ -139,21 +139,18 @@ func (p *past) keep(t *task, at place, again, moves bool) verdict {
 	return done()
 }
 
-// mayGo says why the name at a place must stay.
+// mayGo says why the name at a place must stay. A file may go, since a version of
+// it is safe by then and the host brings it back; a folder has none.
 func (p *past) mayGo(t *task, at place) (reason string) {
-	const lost = "in this workspace (rw-no-delete) nothing that was there is removed"
 	f, _ := t.g.folder(at.path)
 	if f == nil || !f.NoDelete {
 		return ""
 	}
-	if p.hasVersion(at.full()) {
-		return lost
-	}
 	st, err := look(at.dir, at.name)
-	if err != nil || p.isMade(st) {
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR || p.isMade(st) {
 		return ""
 	}
-	return lost
+	return "in this workspace (rw-no-delete) no folder that was there is removed"
 }
 
 // move notes that a file has a version under the name that it leaves: under the
