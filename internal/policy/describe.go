@@ -19,6 +19,9 @@ func (b *Bounds) Describe() []string {
 	if b.Workspace.Value != "" {
 		add("workspace: %s at most", b.Workspace.Value)
 	}
+	if b.Writable.Given() {
+		add("%s", "writable: of yours only "+orNone(values(b.Writable.Items)))
+	}
 	folders := func(what string, list AtMost[FolderBound]) {
 		if !list.Given() {
 			return

@@ -203,6 +203,15 @@ func (b *Bounds) narrowWorkspace(p *Policy, at Places, note func(by, of vocabula
 	if b.Workspace.Value != "" {
 		lower(b.Workspace)
 	}
+	if b.Writable.Given() {
+		w.Writable = kept(w.Writable, func(v At[string]) bool {
+			ok := slices.ContainsFunc(b.Writable.Items, func(have At[string]) bool { return have.Value == v.Value })
+			if !ok {
+				note(b.Writable.Pos, v.Pos, "%s are not writable", v.Value)
+			}
+			return ok
+		})
+	}
 	if !b.Workspaces.Given() {
 		return nil
 	}

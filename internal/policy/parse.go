@@ -200,7 +200,7 @@ func (r *reader) mode(n *yaml.Node, staged bool) (vocabulary.MountMode, bool) {
 }
 
 func (r *reader) workspace(n, key *yaml.Node, w *Workspace) {
-	t, ok := r.table(n, "workspace", "path", "mode")
+	t, ok := r.table(n, "workspace", "path", "mode", "writable")
 	if !ok {
 		return
 	}
@@ -215,6 +215,16 @@ func (r *reader) workspace(n, key *yaml.Node, w *Workspace) {
 			w.Mode, w.Named = m, true
 		}
 	}
+	w.Writable = r.writable(t.get("writable"))
+}
+
+func (r *reader) writable(n *yaml.Node) []At[string] {
+	return r.strs(n, "writable", func(n *yaml.Node, v string) bool {
+		if v != Environments {
+			r.errorf(n, Suggest(v, []string{Environments}), "no protected files are called %s", quoted(v))
+		}
+		return v == Environments
+	})
 }
 
 func (r *reader) mounts(n *yaml.Node) []Mount {

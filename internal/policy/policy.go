@@ -24,6 +24,7 @@
 package policy
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -84,7 +85,19 @@ type Workspace struct {
 	// Named: somebody asked for this mode. Otherwise it is the default, which is
 	// staged where the isolation has no rw.
 	Named bool
-	Pos   vocabulary.Position
+	// Writable are kinds of protected files that may be written to by choice, in
+	// every writable folder of the session: Environments.
+	Writable []At[string]
+	Pos      vocabulary.Position
+}
+
+// Environments are the protected files of Python environments, as Workspace.Writable
+// and ProtectedPath.Kind name them.
+const Environments = "environments"
+
+// IsWritable reports whether a kind of protected files may be written to by choice.
+func (w Workspace) IsWritable(kind string) bool {
+	return slices.ContainsFunc(w.Writable, func(v At[string]) bool { return v.Value == kind })
 }
 
 // Mount shows one path of the host, at the same path, inside. Path as in

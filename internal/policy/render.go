@@ -31,6 +31,9 @@ func (p *Policy) YAML() []byte {
 	w.line(0, "workspace:", p.Workspace.Pos)
 	w.line(1, "path: "+plain(p.Workspace.Path), vocabulary.Position{})
 	w.line(1, "mode: "+plain(string(p.Workspace.Mode)), vocabulary.Position{})
+	if len(p.Workspace.Writable) > 0 {
+		w.list(1, "writable", p.Workspace.Writable)
+	}
 	w.mounts(p.Mounts)
 	w.line(0, "env:", vocabulary.Position{})
 	w.list(1, "pass", p.EnvPass)

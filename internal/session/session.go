@@ -258,6 +258,9 @@ func (s *session) close() error {
 	if s.refusals != nil {
 		if n := s.refusals.close(); n > 0 {
 			s.opts.Notice("%s refused in the workspace; which: bulkhead event tail %s", plural(n, "write was", "writes were"), s.id)
+			if s.refusals.environment {
+				s.opts.Notice("no Python environment is made or changed there: %s", remedyEnvironment)
+			}
 		}
 	}
 	if s.creds != nil {
