@@ -18,8 +18,10 @@ type orders struct {
 }
 
 // supervisorCaps are what the supervisor starts with, of gVisor's: they mean
-// nothing to the host. It keeps a part of them, see package guest.
-var supervisorCaps = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETFCAP"}
+// nothing to the host. The bounding set is empty, so that root inside, who starts
+// with what is in that or in the inheritable set, has them by the second, which the
+// supervisor empties before it starts anything; see package guest.
+var supervisorCaps = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SETFCAP"}
 
 // bundle writes the OCI configuration for an arrangement.
 func bundle(spec sandbox.Spec, a *arrangement) ([]byte, error) {
@@ -57,7 +59,7 @@ func bundle(spec sandbox.Spec, a *arrangement) ([]byte, error) {
 		Root:     &specs.Root{Path: rootTree, Readonly: true},
 		Process: &specs.Process{
 			User: specs.User{}, Args: []string{supervisor}, Env: []string{}, Cwd: "/", NoNewPrivileges: true,
-			Capabilities: &specs.LinuxCapabilities{Bounding: supervisorCaps, Effective: supervisorCaps, Permitted: supervisorCaps},
+			Capabilities: &specs.LinuxCapabilities{Inheritable: supervisorCaps, Effective: supervisorCaps, Permitted: supervisorCaps},
 		},
 		Mounts: mounts,
 		Linux:  &specs.Linux{Namespaces: namespaces},
