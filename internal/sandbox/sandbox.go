@@ -61,6 +61,18 @@ type Limits struct {
 	PIDs   int   // processes and threads
 	CPUs   float64
 	Wall   time.Duration // enforced by the session
+	// Disk and Inodes bound what is kept in the sandbox's memory file systems: each
+	// of them at once as far as its kernel can, all together by the session, which
+	// looks at Instance.Usage. No file grows beyond Disk.
+	Disk, Inodes int64
+	Descriptors  int64         // of each process
+	Idle         time.Duration // enforced by the session, by Instance.Usage
+}
+
+// Usage is what a sandbox was last seen to use.
+type Usage struct {
+	Bytes, Inodes int64         // in its memory file systems
+	CPU           time.Duration // of all its commands so far; it only says how busy they are
 }
 
 // Spec describes a sandbox completely. Nothing in it is a policy any more.
@@ -189,6 +201,9 @@ type Instance interface {
 	// Start runs a command. A command that can't be found or executed is an
 	// *ExecError.
 	Start(context.Context, Command) (Process, error)
+	// Usage is kept up to date, by about a second, if a limit needs it; zero
+	// otherwise.
+	Usage() Usage
 	// PID is the host's view of the sandbox's first process, for posture tests.
 	PID() int
 	// Done is closed when nothing of the instance runs any more.

@@ -286,6 +286,17 @@ func (a *arranger) mount(m vocabulary.Mount, tmpfsSize int64) error {
 	return nil
 }
 
+// memoryFileSystems are where something can be kept in memory.
+func (a *arrangement) memoryFileSystems() []string {
+	all := []string{"/dev"}
+	for _, m := range a.mounts {
+		if m.Source == "" && !m.RO {
+			all = append(all, m.Target)
+		}
+	}
+	return all
+}
+
 // supervisor puts our binary in, and the name by which it is started.
 func (a *arranger) supervisor(self string) {
 	at := ""

@@ -160,6 +160,8 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, o orders, a *ar
 	}
 	setup := guest.Setup{TaskLimit: limits.Tasks, Ports: spec.HostPorts,
 		Foreign: &guest.Foreign{UID: spec.UID, GID: spec.GID, Files: a.files, Links: a.links}}
+	setup.FileLimit, setup.DescriptorLimit = uint64(spec.Limits.Disk), uint64(spec.Limits.Descriptors)
+	setup.Watch = instance.Watch(spec.Limits, a.memoryFileSystems())
 	if spec.Network == sandbox.NetRelay {
 		setup.RelayPort = sandbox.RelayPort
 	}

@@ -36,6 +36,7 @@ type Client struct {
 	listener *os.File
 	ports    []sandbox.Listener
 	devices  []uint64
+	usage    sandbox.Usage
 	err      error
 
 	foreign bool
@@ -48,7 +49,7 @@ type Client struct {
 func NewClient(conn *frame.Conn, s Setup, w *sandbox.Writes) *Client {
 	s.Guard = guardSetup(w)
 	c := &Client{conn: conn, writes: w, ready: make(chan struct{}), done: make(chan struct{}), procs: map[uint32]*Process{}, dials: map[uint32]chan dialed{},
-		x: exchange{guarded: w != nil, relay: s.RelayPort != 0, ports: len(s.Ports), layers: len(s.Layers), commands: map[uint32]*commandState{}, dials: map[uint32]bool{},
+		x: exchange{guarded: w != nil, relay: s.RelayPort != 0, ports: len(s.Ports), layers: len(s.Layers), watched: s.Watch != nil, commands: map[uint32]*commandState{}, dials: map[uint32]bool{},
 			foreign: s.Foreign != nil, arrived: map[uint32]bool{}},
 		foreign: s.Foreign != nil, doors: map[int]*os.File{}, arrived: make(chan report, maxWaiting)}
 	c.x.listens = func(port int) bool { return c.doors[port] != nil }
@@ -86,6 +87,13 @@ func (c *Client) Devices() []uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.devices
+}
+
+// Usage is what the supervisor last said about Setup.Watch.
+func (c *Client) Usage() sandbox.Usage {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.usage
 }
 
 // Done is closed when the conversation has ended.
@@ -196,6 +204,8 @@ func (c *Client) take(r report, files []*os.File, s Setup) error {
 		if p != nil {
 			p.modes = *r.Modes
 		}
+	case kindUsage:
+		c.usage = sandbox.Usage{Bytes: r.Usage.Bytes, Inodes: r.Usage.Inodes, CPU: time.Duration(r.Usage.CPU)}
 	case kindArrived:
 		c.arrived <- r // judge has bounded them
 	}

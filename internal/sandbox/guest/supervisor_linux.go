@@ -165,6 +165,10 @@ func superviseWith(conn *frame.Conn, setup Setup, oomScore *os.File) int {
 	if err == nil {
 		err = verify(setup.Judged)
 	}
+	var watching *watcher
+	if err == nil && setup.Watch != nil {
+		watching, err = newWatcher(*setup.Watch)
+	}
 	if err != nil {
 		return fail(err)
 	}
@@ -200,10 +204,12 @@ func superviseWith(conn *frame.Conn, setup Setup, oomScore *os.File) int {
 	if s.foreign != nil {
 		report.V6 = false
 		s.report(report)
+		go watching.run(s.report)
 		s.serveListeners(setup, files)
 		return s.serve(work)
 	}
 	s.report(report, files...)
+	go watching.run(s.report)
 	for _, f := range files {
 		f.Close()
 	}

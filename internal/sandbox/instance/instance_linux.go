@@ -280,6 +280,12 @@ func (i *Instance) Host() (warden int, cgroups []string) {
 	return i.Warden.Cmd.Process.Pid, i.Limits.Group.Dirs
 }
 
+// Means says for each limit of memory, tasks and processors what enforces it here.
+func (i *Instance) Means() []string { return i.Limits.means(i.Spec.Limits) }
+
+// Usage implements sandbox.Instance.
+func (i *Instance) Usage() sandbox.Usage { return i.Guest.Usage() }
+
 // PID implements sandbox.Instance.
 func (i *Instance) PID() int {
 	i.mu.Lock()

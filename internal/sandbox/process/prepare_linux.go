@@ -143,6 +143,8 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, bwrap string, p
 	}
 	setup := guest.Setup{ReadOnly: p.readOnly, Writable: p.writable, DataLimit: limits.DataLimit(), TaskLimit: limits.Tasks,
 		PinCPUs: len(limits.CPUs) > 0, BoundShm: limits.Memory > 0, Ports: spec.HostPorts, Judged: guest.Identities(spec.Judged)}
+	setup.FileLimit, setup.DescriptorLimit = uint64(spec.Limits.Disk), uint64(spec.Limits.Descriptors)
+	setup.Watch = instance.Watch(spec.Limits, p.tmpfs)
 	for _, l := range layers {
 		setup.Layers = append(setup.Layers, string(l.Path))
 	}
