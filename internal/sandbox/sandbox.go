@@ -73,6 +73,7 @@ type Limits struct {
 type Usage struct {
 	Bytes, Inodes int64         // in its memory file systems
 	CPU           time.Duration // of all its commands so far; it only says how busy they are
+	Looks         int64         // how often CPU was looked at
 }
 
 // Spec describes a sandbox completely. Nothing in it is a policy any more.

@@ -154,15 +154,18 @@ func tallyOf(dir string, most int64) (tally.Sum, error) {
 func (s *session) watchIdle(ctx context.Context, l policy.Limits) {
 	limit := time.Duration(l.Idle.Value)
 	period := min(max(limit/10, limitPeriod), 15*time.Second)
-	active, events, cpu, looked := time.Now(), s.log.Count(), s.instance.Usage().CPU, time.Now()
+	active, events, last, looked := time.Now(), s.log.Count(), s.instance.Usage(), time.Now()
 	for pause(ctx, period) {
 		now := time.Now()
-		n, used := s.log.Count(), s.instance.Usage().CPU
+		n, u := s.log.Count(), s.instance.Usage()
+		if u.Looks < last.Looks+2 {
+			continue // what it says is not about this time yet
+		}
 		moved := s.started.Add(time.Duration(s.moved.Load()))
-		if n != events || moved.After(looked) || (used-cpu).Seconds() > busy*now.Sub(looked).Seconds() {
+		if n != events || moved.After(looked) || (u.CPU-last.CPU).Seconds() > busy*now.Sub(looked).Seconds() {
 			active = now
 		}
-		events, cpu, looked = n, used, now
+		events, last, looked = n, u, now
 		if now.Sub(active) >= limit {
 			s.reach(&limitReached{"idle", fmt.Sprintf("nothing has happened inside for %v", limit), l.Idle.Pos})
 			return

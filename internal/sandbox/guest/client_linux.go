@@ -205,7 +205,7 @@ func (c *Client) take(r report, files []*os.File, s Setup) error {
 			p.modes = *r.Modes
 		}
 	case kindUsage:
-		c.usage = sandbox.Usage{Bytes: r.Usage.Bytes, Inodes: r.Usage.Inodes, CPU: time.Duration(r.Usage.CPU)}
+		c.usage = sandbox.Usage{Bytes: r.Usage.Bytes, Inodes: r.Usage.Inodes, CPU: time.Duration(r.Usage.CPU), Looks: r.Usage.Looks}
 	case kindArrived:
 		c.arrived <- r // judge has bounded them
 	}

@@ -119,6 +119,7 @@ type usage struct {
 	Bytes  int64 `json:"bytes,omitempty"`
 	Inodes int64 `json:"inodes,omitempty"`
 	CPU    int64 `json:"cpu,omitempty"` // nanoseconds
+	Looks  int64 `json:"looks,omitempty"`
 }
 
 // Modes are a terminal's settings; see sandbox.Modes.
@@ -409,7 +410,7 @@ func (x *exchange) judge(r report, files int) error {
 		}
 		x.arrived[r.ID] = true
 	case kindUsage:
-		if u := r.Usage; !x.watched || !x.ready || u == nil || u.Bytes < 0 || u.Inodes < 0 || u.CPU < 0 {
+		if u := r.Usage; !x.watched || !x.ready || u == nil || u.Bytes < 0 || u.Inodes < 0 || u.CPU < 0 || u.Looks < 0 {
 			return fmt.Errorf("a usage that is none")
 		}
 	default:

@@ -52,7 +52,7 @@ func newWatcher(w Watch) (*watcher, error) {
 	return watching, nil
 }
 
-// run reports each change, and never ends. A nil watcher has nothing to report.
+// run reports each change, and each look at the processors, and never ends. A nil watcher has nothing to report.
 func (w *watcher) run(tell func(report, ...*os.File)) {
 	if w == nil {
 		return
@@ -60,7 +60,11 @@ func (w *watcher) run(tell func(report, ...*os.File)) {
 	var last usage
 	for {
 		began := time.Now()
-		if u := w.look(); u != last {
+		u := w.look()
+		if w.CPU {
+			u.Looks = last.Looks + 1
+		}
+		if u != last {
 			last = u
 			tell(report{Kind: kindUsage, Usage: &u})
 		}
