@@ -91,10 +91,41 @@ type Spec struct {
 	// as they were when they were judged. If another stands there in the sandbox,
 	// nothing runs.
 	Judged []Identity
+	// Seen is told of what the backend's kernel shows of what happens inside; it does
+	// not wait. What that is, is the backend's matter; nil: nobody wants to know.
+	Seen func(Seen) `json:"-"`
+	// Watched is the folder of which files that are opened for writing are told; "":
+	// of none.
+	Watched string
 	// Writes says what may be written in the host's folders among Mounts; nil if
 	// none of them is writable.
 	Writes *Writes
 }
+
+// Seen is one thing that happened inside, as far as the commands inside did not
+// deceive who saw it: it is for people to read, and nothing is decided by it.
+type Seen struct {
+	What SeenKind
+	PID  int    // as commands inside see it
+	Name string // of the process
+	// Path is the program that was started, or the file.
+	Path  string
+	Child int // of a fork
+	Code  int // of an exit, 128+n for a signal
+	Count int // of what was lost
+}
+
+// SeenKind is a kind of Seen.
+type SeenKind uint8
+
+// The kinds.
+const (
+	SeenFork  SeenKind = iota // a process was made
+	SeenExec                  // it became another program
+	SeenExit                  // it ended
+	SeenWrite                 // a file was opened for writing
+	SeenLost                  // so many more things happened, and are not known
+)
 
 // Identity is a file or folder of the host.
 type Identity struct {

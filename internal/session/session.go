@@ -73,6 +73,7 @@ type session struct {
 	control  *controlServer
 	ports    ports
 	ssh      sshSide
+	seen     *sightings
 	refusals *refusals // nil: nothing of the host is writable
 	versions versions
 	layer    layer
@@ -211,6 +212,11 @@ func (s *session) open(ctx context.Context) (err error) {
 	}
 	spec := s.view.sandboxSpec()
 	spec.Writes = s.writes()
+	s.seen = newSightings(s.log.Record)
+	spec.Seen = s.seen.add
+	if s.opts.Policy.Workspace.Mode == vocabulary.StagedWrites {
+		spec.Watched = s.view.dir
+	}
 	if s.instance, err = s.view.backend.Prepare(ctx, spec); err != nil {
 		return asExit(vocabulary.ExitNoIsolation, err)
 	}
@@ -258,6 +264,9 @@ func (s *session) close() error {
 		s.view.discard(nil)
 	}
 	both.Wait()
+	if s.seen != nil {
+		s.seen.close()
+	}
 	if s.refusals != nil {
 		if n := s.refusals.close(); n > 0 {
 			s.opts.Notice("%s refused in the workspace; which: bulkhead event tail %s", plural(n, "write was", "writes were"), s.id)

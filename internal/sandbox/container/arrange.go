@@ -22,6 +22,8 @@ const (
 	hostDir    = "/host" // the host's root, until everything is arranged
 	scratchDir = "/scratch"
 	runscPath  = "/runsc"
+	// traceConfig says what runsc tells of what happens inside.
+	traceConfig = bundleDir + "/trace.json"
 )
 
 // step is one thing that the cradle does, in order. At is a path in its root.

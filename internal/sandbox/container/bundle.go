@@ -14,6 +14,7 @@ type orders struct {
 	Steps  []step
 	Runsc  string // on the host
 	Bundle []byte // config.json
+	Trace  []byte // trace.json; empty: no monitoring
 	Args   []string
 }
 
@@ -67,14 +68,17 @@ func bundle(spec sandbox.Spec, a *arrangement) ([]byte, error) {
 }
 
 // arguments are runsc's.
-func arguments(network sandbox.NetworkKind) []string {
+func arguments(network sandbox.NetworkKind, trace bool) []string {
 	net := "none"
 	if network == sandbox.NetTAP {
 		net = "sandbox"
 	}
-	return []string{Name,
+	args := []string{Name,
 		"--root=" + stateDir, "--ignore-cgroups", "--network=" + net, "--platform=systrap",
 		"--overlay2=none", "--host-uds=none", "--host-fifo=none", "--oci-seccomp=false", "--file-access=exclusive",
-		"run", fmt.Sprintf("--pass-fd=%d:%d", warden.GuestFD, warden.GuestFD), "--bundle=" + bundleDir, "sandbox",
 	}
+	if trace {
+		args = append(args, "--pod-init-config="+traceConfig)
+	}
+	return append(args, "run", fmt.Sprintf("--pass-fd=%d:%d", warden.GuestFD, warden.GuestFD), "--bundle="+bundleDir, "sandbox")
 }

@@ -47,6 +47,9 @@ type Parts struct {
 	// Foreign: the kernel inside numbers devices by itself, and who arranged the
 	// mounts has looked at the layers.
 	Foreign bool
+	// Trace takes over the listening socket for monitoring, if the warden was to make
+	// one.
+	Trace func(listener *os.File)
 	// Runtime is what the warden runs ("bwrap"), for messages.
 	Runtime string
 	// Explain turns what the warden or the runtime said into an error with the
@@ -97,6 +100,10 @@ func (i *Instance) listen() {
 		switch r.Kind {
 		case warden.KindTAP:
 			i.link = f
+		case warden.KindTrace:
+			if i.Trace != nil && f != nil {
+				go i.Trace(f)
+			}
 		case warden.KindLayer:
 			i.layers = append(i.layers, r.Device)
 		case warden.KindPID:
