@@ -111,7 +111,7 @@ type Seen struct {
 	// Path is the program that was started, or the file.
 	Path  string
 	Child int // of a fork
-	Code  int // of an exit, 128+n for a signal
+	Code  int // of an exit, 128+n for a signal; -1: not known
 	Count int // of what was lost
 }
 

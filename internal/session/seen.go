@@ -83,7 +83,13 @@ func seenEvent(action vocabulary.Action, resource string, attrs map[string]strin
 
 // add takes one sighting.
 func (s *sightings) add(x sandbox.Seen) {
-	attrs := map[string]string{"pid": fmt.Sprint(x.PID), "name": shown(x.Name)}
+	attrs := map[string]string{}
+	if x.PID > 0 {
+		attrs["pid"] = fmt.Sprint(x.PID)
+	}
+	if x.Name != "" {
+		attrs["name"] = shown(x.Name)
+	}
 	action, resource := ActionLost, "(several)"
 	switch x.What {
 	case sandbox.SeenFork:
@@ -91,7 +97,10 @@ func (s *sightings) add(x sandbox.Seen) {
 	case sandbox.SeenExec:
 		action, resource = ActionProgram, shown(x.Path)
 	case sandbox.SeenExit:
-		action, resource, attrs["exit"] = ActionExit, fmt.Sprint(x.PID), fmt.Sprint(x.Code)
+		action, resource = ActionExit, fmt.Sprint(x.PID)
+		if x.Code >= 0 {
+			attrs["exit"] = fmt.Sprint(x.Code)
+		}
 	case sandbox.SeenWrite:
 		action, resource = ActionWrite, shown(x.Path)
 	}

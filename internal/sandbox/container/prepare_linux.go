@@ -177,7 +177,7 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, o orders, a *ar
 		f.Close()
 	}
 	files = nil
-	i := instance.New(instance.Parts{Spec: spec, Limits: limits, Warden: w, Guest: guest.NewClient(conn, setup, nil), Door: door, Foreign: true,
+	i := instance.New(instance.Parts{Spec: spec, Limits: limits, Warden: w, Guest: guest.NewClient(conn, setup, nil, nil), Door: door, Foreign: true,
 		Trace: func(l *os.File) { observe(l, spec) }, Runtime: "gVisor", Explain: explain})
 	if err := i.Await(ctx); err != nil {
 		_ = i.Kill()

@@ -43,6 +43,7 @@ type supervisor struct {
 	byPID    map[int]*command
 	commands map[uint32]*command
 
+	sights  *sights  // nil: nobody wants to know
 	foreign *Foreign // nil: the host's kernel
 	arrived arrivals
 }
@@ -188,6 +189,9 @@ func superviseWith(conn *frame.Conn, setup Setup, oomScore *os.File) int {
 	files = append(files, ports...)
 	s := &supervisor{conn: conn, oomScore: oomScore, byPID: map[int]*command{}, commands: map[uint32]*command{}, foreign: setup.Foreign,
 		arrived: arrivals{waiting: map[uint32]chan *os.File{}, slots: make(chan struct{}, maxArrivals)}}
+	if setup.Sights {
+		s.sights = newSights()
+	}
 	work := make(chan func())
 	spawning := make(chan spawnReady)
 	go s.spawn(setup.Guard, work, spawning)
@@ -210,6 +214,7 @@ func superviseWith(conn *frame.Conn, setup Setup, oomScore *os.File) int {
 	}
 	s.report(report, files...)
 	go watching.run(s.report)
+	go s.sights.run(s.report)
 	for _, f := range files {
 		f.Close()
 	}
@@ -444,6 +449,7 @@ func (s *supervisor) reapAll() {
 				continue
 			}
 			delete(s.commands, c.id)
+			s.sights.flush(s.report)
 			s.report(report{Kind: kindExited, ID: c.id, Code: exitCode(st)})
 		}
 	}
