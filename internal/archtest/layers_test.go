@@ -48,6 +48,7 @@ var places = map[string]layer{
 	"internal/kernel":    leaves,
 	"internal/seccomp":   leaves, // a filter, as data
 	"internal/archtest":  leaves,
+	"internal/tally":     leaves, // sizes of folders, for the controller and the guest
 	"internal/door":      leaves, // connections by descriptor: the sandbox's end and the gateway's
 
 	"internal/session": wiring,

@@ -238,7 +238,8 @@ mounts: [{path: ~/go, mode: rw}, {path: /data/in, mode: ro, optional: true}]
 env: {pass: [TERM, LANG], set: {A: b}}
 publish: [3000]
 grants: [{http: "https://docs.example.com/**"}]
-limits: {memory: 2GiB, pids: 100, cpus: 2, wall: 2h, upload: 1GiB, download: 1GiB, upload-each: 1MiB, download-each: 1MiB}
+limits: {memory: 2GiB, pids: 100, cpus: 2, wall: 2h, upload: 1GiB, download: 1GiB, upload-each: 1MiB, download-each: 1MiB,
+  disk: 1GiB, inodes: 100000, descriptors: 1024, idle: 30m}
 `
 	f.Fuzz(func(t *testing.T, text string) {
 		p, err := Parse("p.yaml", []byte(user))
@@ -277,8 +278,8 @@ limits: {memory: 2GiB, pids: 100, cpus: 2, wall: 2h, upload: 1GiB, download: 1Gi
 			if l.Memory > was.Memory || l.PIDs > was.PIDs || l.CPUs > was.CPUs || l.Wall > was.Wall || l.Memory == 0 || l.PIDs == 0 || l.CPUs == 0 || l.Wall == 0 {
 				t.Fatalf("limits widened: %+v", l)
 			}
-			before := was.bytes()
-			for i, b := range l.bytes() {
+			before := was.amounts()
+			for i, b := range l.amounts() {
 				if b.of.Value == 0 || b.of.Value > before[i].of.Value {
 					t.Fatalf("limits.%s widened: %+v", b.key, l)
 				}

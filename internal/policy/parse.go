@@ -586,7 +586,8 @@ func (r *reader) limits(n *yaml.Node, l *Limits) {
 	if n == nil {
 		return
 	}
-	t, ok := r.table(n, "limits", "memory", "pids", "cpus", "wall", "upload", "download", "upload-each", "download-each")
+	t, ok := r.table(n, "limits", "memory", "pids", "cpus", "wall", "upload", "download", "upload-each", "download-each",
+		"disk", "inodes", "descriptors", "idle")
 	if !ok {
 		return
 	}
@@ -614,11 +615,11 @@ func (r *reader) limits(n *yaml.Node, l *Limits) {
 		r.report(n, problem)
 		l.Wall, l.Pos.Wall = wall, r.pos(n)
 	}
-	for _, b := range l.bytes() {
-		if n := t.get(b.key); n != nil && r.kind(n, yaml.ScalarNode, b.key) {
-			size, problem := parseSize(n.Value)
+	for _, a := range l.amounts() {
+		if n := t.get(a.key); n != nil && r.kind(n, yaml.ScalarNode, a.key) {
+			value, problem := a.read(n)
 			r.report(n, problem)
-			*b.of = At[int64]{size, r.pos(n)}
+			*a.of = At[int64]{value, r.pos(n)}
 		}
 	}
 }

@@ -24,9 +24,13 @@
 package policy
 
 import (
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
@@ -198,17 +202,40 @@ type Limits struct {
 	Wall   time.Duration
 	// Bytes to and from upstreams, in all and for each host.
 	Upload, Download, UploadEach, DownloadEach At[int64]
-	Pos                                        LimitPositions
+	// What a session keeps in its private file systems and its layer.
+	Disk, Inodes At[int64] // bytes; files and folders
+	Descriptors  At[int64] // open at a time, of each process
+	Idle         At[int64] // nanoseconds without anything happening
+	Pos          LimitPositions
 }
 
-// byteLimit is one of those on bytes, by its key.
-type byteLimit struct {
-	key string
-	of  *At[int64]
+// amount is one of the limits that are numbers, by its key.
+type amount struct {
+	key  string
+	of   *At[int64]
+	what string // in plain words
+	read func(*yaml.Node) (int64, *problem)
+	show func(int64) string
 }
 
-func (l *Limits) bytes() []byteLimit {
-	return []byteLimit{{"upload", &l.Upload}, {"download", &l.Download}, {"upload-each", &l.UploadEach}, {"download-each", &l.DownloadEach}}
+func (l *Limits) amounts() []amount {
+	size := func(key string, of *At[int64], what string, least int64) amount {
+		return amount{key, of, what, func(n *yaml.Node) (int64, *problem) { return parseSizeFrom(n.Value, least) }, sizeString}
+	}
+	count := func(key string, of *At[int64], what string, least, most int64) amount {
+		return amount{key, of, what, func(n *yaml.Node) (int64, *problem) { return parseCount(key, n, least, most) },
+			func(n int64) string { return strconv.FormatInt(n, 10) }}
+	}
+	return []amount{
+		size("upload", &l.Upload, "bytes of upload", 0), size("download", &l.Download, "bytes of download", 0),
+		size("upload-each", &l.UploadEach, "bytes of upload-each", 0), size("download-each", &l.DownloadEach, "bytes of download-each", 0),
+		size("disk", &l.Disk, "bytes kept in private folders and a staged layer", 1<<20),
+		count("inodes", &l.Inodes, "files and folders kept there", 1000, math.MaxInt32),
+		count("descriptors", &l.Descriptors, "open descriptors of a process", 256, 1<<20),
+		{"idle", &l.Idle, "time without anything happening",
+			func(n *yaml.Node) (int64, *problem) { d, p := parseWall(n.Value); return int64(d), p },
+			func(n int64) string { return wallString(time.Duration(n)) }},
+	}
 }
 
 // LimitPositions are the places of the limits.

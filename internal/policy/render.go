@@ -220,8 +220,8 @@ func (w *writer) limits(l Limits) {
 	add(l.PIDs != 0, "pids: "+strconv.Itoa(l.PIDs), l.Pos.PIDs)
 	add(l.CPUs != 0, "cpus: "+strconv.FormatFloat(l.CPUs, 'f', -1, 64), l.Pos.CPUs)
 	add(l.Wall != 0, "wall: "+wallString(l.Wall), l.Pos.Wall)
-	for _, b := range l.bytes() {
-		add(b.of.Value != 0, b.key+": "+sizeString(b.of.Value), b.of.Pos)
+	for _, a := range l.amounts() {
+		add(a.of.Value != 0, a.key+": "+a.show(a.of.Value), a.of.Pos)
 	}
 	if len(lines) == 0 {
 		return

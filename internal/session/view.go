@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	catalogdata "github.com/bulkhead-dev/bulkhead/catalog"
 	"github.com/bulkhead-dev/bulkhead/internal/capability"
@@ -335,7 +336,8 @@ func (v *view) sandboxSpec() sandbox.Spec {
 		Judged:  judged,
 		Session: v.id, Mounts: v.mounts, UID: v.who.uid, GID: v.who.gid, Hostname: "bulkhead",
 		Network: v.network, HostPorts: v.hostPorts,
-		Limits: sandbox.Limits{Memory: l.Memory, PIDs: l.PIDs, CPUs: l.CPUs, Wall: l.Wall},
+		Limits: sandbox.Limits{Memory: l.Memory, PIDs: l.PIDs, CPUs: l.CPUs, Wall: l.Wall,
+			Disk: l.Disk.Value, Inodes: l.Inodes.Value, Descriptors: l.Descriptors.Value, Idle: time.Duration(l.Idle.Value)},
 	}
 }
 

@@ -22,6 +22,8 @@ const (
 	hostDir    = "/host" // the host's root, until everything is arranged
 	scratchDir = "/scratch"
 	runscPath  = "/runsc"
+	// traceConfig says what runsc tells of what happens inside.
+	traceConfig = bundleDir + "/trace.json"
 )
 
 // step is one thing that the cradle does, in order. At is a path in its root.
@@ -284,6 +286,17 @@ func (a *arranger) mount(m vocabulary.Mount, tmpfsSize int64) error {
 		return fmt.Errorf("unknown kind %d", m.Kind)
 	}
 	return nil
+}
+
+// memoryFileSystems are where something can be kept in memory.
+func (a *arrangement) memoryFileSystems() []string {
+	all := []string{"/dev"}
+	for _, m := range a.mounts {
+		if m.Source == "" && !m.RO {
+			all = append(all, m.Target)
+		}
+	}
+	return all
 }
 
 // supervisor puts our binary in, and the name by which it is started.

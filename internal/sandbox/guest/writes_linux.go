@@ -113,6 +113,9 @@ func (h *host) Keep(path string, again, tree bool) (*guard.Spool, error) {
 	return k.spool, nil
 }
 
+// Opened implements guard.Host.
+func (h *host) Opened(path string) { h.s.sights.opened(path) }
+
 // Made implements guard.Host.
 func (h *host) Made(path string) { h.s.report(report{Kind: kindMade, Path: guard.Bytes(path)}) }
 

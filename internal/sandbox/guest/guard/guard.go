@@ -86,4 +86,7 @@ type Host interface {
 	Keep(path string, again, tree bool) (*Spool, error)
 	// Made reports what stands where nothing stood before. It does not wait.
 	Made(path string)
+	// Opened reports a file of a guarded folder that was opened for writing. It does
+	// not wait.
+	Opened(path string)
 }

@@ -1,0 +1,4 @@
+//go:build !linux
+
+// Package tally needs Linux.
+package tally
