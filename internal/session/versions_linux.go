@@ -5,7 +5,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -49,6 +48,9 @@ type versioned struct {
 func (s *session) openVersions() error {
 	dir, err := WorkspaceDir()
 	if err != nil {
+		return err
+	}
+	if err := s.mendBrokenOff(dir); err != nil {
 		return err
 	}
 	if len(s.view.layout.Writable) > 0 {
@@ -115,56 +117,6 @@ func forgetOldVersions(dir string) {
 				_ = staged.Drop(at)
 			}
 		}
-	}
-}
-
-// bringBack has what a session removed in rw-no-delete stand there again.
-func (s *session) bringBack(j *journal.Journal, root *os.File) {
-	report, err := j.BringBack(root)
-	folder, id := tree.Show(j.Meta().Workspace), j.Meta().Session
-	if n := len(report.Changed); n > 0 && err == nil {
-		s.opts.Notice("%s removed in %s (rw-no-delete) and brought back: %s", plural(n, "file was", "files were"), folder, firstOf(report.Changed))
-	}
-	for _, c := range report.Conflicts {
-		s.opts.Notice("%s was removed in %s and is not there again: it %s", tree.Show(c.Path), folder, c.Why)
-	}
-	if err != nil {
-		s.opts.Notice("what was removed in %s (rw-no-delete) is kept but not there again: %v\nnext: bulkhead workspace undo %s", folder, err, id)
-	}
-}
-
-func firstOf(paths []string) string {
-	const most = 5
-	var shown []string
-	for _, p := range paths[:min(len(paths), most)] {
-		shown = append(shown, tree.Show(p))
-	}
-	if len(paths) > most {
-		shown = append(shown, "…")
-	}
-	return strings.Join(shown, ", ")
-}
-
-// mendCutOff does what a session in rw-no-delete that was killed could not do.
-func (s *session) mendCutOff(dir string) {
-	entries, _ := os.ReadDir(dir)
-	for _, e := range entries {
-		at := filepath.Join(dir, e.Name())
-		m, err := journal.ReadMeta(at)
-		if err != nil || m.Mode != vocabulary.RWNoDelete || !slices.ContainsFunc(s.view.layout.Writable, func(f workspace.Writable) bool { return f.Path == m.Workspace }) {
-			continue
-		}
-		j, err := journal.Open(at)
-		if err != nil {
-			continue // it runs; or it is damaged, which workspace list says
-		}
-		if j.CutOff() {
-			if root, err := tree.OpenRoot(m.Workspace); err == nil {
-				s.bringBack(j, root)
-				root.Close()
-			}
-		}
-		j.Close()
 	}
 }
 
