@@ -52,11 +52,11 @@ e2e-agents: ## run the phish with a real agent from npm, driven by a scripted mo
 
 REDTEAMFLAGS ?=
 .PHONY: redteam
-redteam: ## attack sessions with every scenario, with and without containment (as root: everything; minutes)
+redteam: ## attack sessions of both tiers with every scenario, with and without containment (as root: everything; minutes)
 	@scripts/install-deps test
 	@$(MAKE) --no-print-directory build
 	@mkdir -p .cache
-	bin/bulkhead redteam run --strict --budget 10m --save .cache/redteam.json --junit .cache/redteam.xml --html .cache/redteam.html $(REDTEAMFLAGS)
+	bin/bulkhead redteam run --tier process,container --strict --budget 10m --save .cache/redteam.json --junit .cache/redteam.xml --html .cache/redteam.html $(REDTEAMFLAGS)
 
 .PHONY: redteam-switches
 redteam-switches: ## take each enforcement out of a test build and see the red team notice (as root)

@@ -171,7 +171,8 @@ func (s *session) atWork(t *testing.T) {
 	case <-s.ended:
 	case <-time.After(patience):
 	}
-	t.Fatalf("the measured session does not get to work; it said:\n%s", s.said())
+	log, _ := os.ReadFile(s.events)
+	t.Fatalf("the measured session does not get to work; it said:\n%sits events:\n%s", s.said(), log[:min(len(log), 8<<10)])
 }
 
 func (s *session) said() string { return s.errors.String() }

@@ -105,6 +105,9 @@ func readSamples(s *session, w *watch) <-chan samples {
 				got.times[phase] = append(got.times[phase], time.Duration(us)*time.Microsecond)
 			} else {
 				got.bad = append(got.bad, phase+": "+s.out.Text())
+				if len(got.bad) <= 5 {
+					fmt.Fprintf(s.errors, "(of its requests) %s\n", s.out.Text())
+				}
 			}
 		}
 		close(s.ended)

@@ -35,6 +35,7 @@ var places = map[string]layer{
 	"internal/hostport":   words,
 	"internal/event":      words,
 	"internal/switches":   words, // constant false but in test builds
+	"internal/spool":      words, // records that pid 1 inside writes and the journal reads
 	"api":                 words,
 	"catalog":             words, // data, embedded
 
@@ -47,6 +48,7 @@ var places = map[string]layer{
 	"internal/kernel":    leaves,
 	"internal/seccomp":   leaves, // a filter, as data
 	"internal/archtest":  leaves,
+	"internal/tally":     leaves, // sizes of folders, for the controller and the guest
 	"internal/door":      leaves, // connections by descriptor: the sandbox's end and the gateway's
 
 	"internal/session": wiring,

@@ -171,7 +171,7 @@ func (s *policySource) apply(p *policy.Policy) error {
 			}
 			dir, mode, named = dir[:i], m, true
 		}
-		p.Workspace = policy.Workspace{Path: dir, Mode: mode, Named: named, Pos: vocabulary.Position{File: "--workspace"}}
+		p.Workspace = policy.Workspace{Path: dir, Mode: mode, Named: named, Writable: p.Workspace.Writable, Pos: vocabulary.Position{File: "--workspace"}}
 	}
 	for _, text := range s.publish {
 		port, err := policy.ParsePublished(text)

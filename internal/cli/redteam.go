@@ -129,7 +129,7 @@ Exit code 1 if any contained attack succeeded, a twin failed, or a run proves no
 		},
 	}
 	c.Flags().IntVar(&o.runs, "runs", 0, "how often each attack runs (default 1; phish 25)")
-	c.Flags().StringVar(&o.tier, "tier", "", "only this `TIER`: none, process, container, vm (default: all that this host can give)")
+	c.Flags().StringVar(&o.tier, "tier", "", "these `TIERS`, or nothing is run: none, process, container, vm (default: all that this host can give)")
 	c.Flags().StringSliceVar(&o.variants, "variant", nil, "phish: only these variants (see: bulkhead redteam list)")
 	c.Flags().StringVar(&o.as, "as", "", "root only: the sessions are `USER`'s")
 	c.Flags().IntVar(&o.parallel, "parallel", 0, "runs at a time (default: one more than there are processors)")
@@ -260,24 +260,30 @@ func (o *redteamOptions) tiers(ctx context.Context) ([]string, error) {
 	if o.tier == "none" {
 		return nil, nil
 	}
+	var asked []string
+	if o.tier != "" {
+		asked = strings.Split(o.tier, ",")
+	}
 	var out, known []string
 	for _, i := range kernel.Examine(ctx).Summary.Isolations {
 		name := string(i.Name)
 		known = append(known, name)
-		if o.tier != "" && o.tier != name {
+		if asked != nil && !slices.Contains(asked, name) {
 			continue
 		}
 		switch {
 		case i.Status != kernel.Missing:
 			out = append(out, name)
-		case o.tier != "":
+		case asked != nil:
 			return nil, vocabulary.Exitf(vocabulary.ExitNoIsolation, "no %s tier to attack: %s; see: bulkhead doctor", name, i.Why)
 		}
 	}
-	switch {
-	case o.tier != "" && !slices.Contains(known, o.tier):
-		return nil, fmt.Errorf("no tier is called %q (one of: none, %s)", o.tier, strings.Join(known, ", "))
-	case len(out) == 0:
+	for _, t := range asked {
+		if !slices.Contains(known, t) {
+			return nil, fmt.Errorf("no tier is called %q (none, or some of: %s)", t, strings.Join(known, ", "))
+		}
+	}
+	if len(out) == 0 {
 		return nil, vocabulary.Exitf(vocabulary.ExitNoIsolation, "this host can give no isolation to attack; see: bulkhead doctor")
 	}
 	return out, nil

@@ -98,13 +98,14 @@ func sessionShow() *cobra.Command {
 			for _, row := range rows {
 				fmt.Fprintf(w, "%s\t%s\n", row[0], row[1])
 			}
-			for i, g := range s.Grants {
-				label := ""
-				if i == 0 {
-					label = "grants"
+			list := func(label string, of []string) {
+				for _, text := range of {
+					fmt.Fprintf(w, "%s\t%s\n", label, text)
+					label = ""
 				}
-				fmt.Fprintf(w, "%s\t%s\n", label, g)
 			}
+			list("limits", s.Limits)
+			list("grants", s.Grants)
 			return w.Flush()
 		}),
 	}

@@ -541,6 +541,6 @@ func resumed(p *policy.Policy, id, workspace string) (vocabulary.SessionID, erro
 	if err != nil {
 		return "", err
 	}
-	p.Workspace = policy.Workspace{Path: k.Workspace, Mode: vocabulary.StagedWrites, Pos: vocabulary.Position{File: "--resume"}}
+	p.Workspace = policy.Workspace{Path: k.Workspace, Mode: vocabulary.StagedWrites, Writable: p.Workspace.Writable, Pos: vocabulary.Position{File: "--resume"}}
 	return k.Session, nil
 }

@@ -85,6 +85,13 @@ func (l *Log) Record(e v1.Event) error {
 	return nil
 }
 
+// Count is how many events were recorded.
+func (l *Log) Count() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.seq
+}
+
 // Close closes the file.
 func (l *Log) Close() error { return l.f.Close() }
 

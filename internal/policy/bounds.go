@@ -24,6 +24,7 @@ type Bounds struct {
 	Isolation At[vocabulary.Isolation] // at least; "" is not mentioned
 	Workspace At[vocabulary.MountMode] // at most; "" is not mentioned
 
+	Writable   AtMost[At[string]]  // of Workspace.Writable
 	Workspaces AtMost[FolderBound] // where a workspace may be
 	Mounts     AtMost[FolderBound]
 	EnvPass    AtMost[At[string]]
@@ -143,11 +144,14 @@ func (r *reader) bounds(root *yaml.Node, b *Bounds, keys []string) {
 		}
 	}
 	if n := t.get("workspace"); n != nil {
-		if w, ok := r.only(n, "workspace", "path", "it lies where your own policy says", "mode"); ok {
+		if w, ok := r.only(n, "workspace", "path", "it lies where your own policy says", "mode", "writable"); ok {
 			if n := w.get("mode"); n != nil {
 				if m, ok := r.mode(n, true); ok {
 					b.Workspace = At[vocabulary.MountMode]{m, r.pos(n)}
 				}
+			}
+			if n := w.get("writable"); n != nil {
+				b.Writable = AtMost[At[string]]{r.pos(w.key("writable")), r.writable(n)}
 			}
 		}
 	}

@@ -49,7 +49,7 @@ var somewhere = Places{Home: "/home/erin", Account: "/home/erin", Cwd: "/home/er
 func TestNarrowTakesTheStricter(t *testing.T) {
 	const user = `
 isolation: process
-workspace: {path: ., mode: rw}
+workspace: {path: ., mode: rw, writable: [environments]}
 mounts:
   - {path: ~/go, mode: rw}
   - {path: /data/in, mode: ro}
@@ -70,6 +70,8 @@ limits: {memory: 2GiB, pids: 100, download: 2GiB}
 		{"a mode that is not stricter", "workspace: {mode: rw}\n", ByProject, []string{"workspace:  # from p.yaml:3", "  mode: rw"}, nil},
 		{"staged is stricter than rw", "workspace: {mode: staged}\n", ByProject, []string{"  mode: staged"}, nil},
 		{"no mounts", "mounts: []\n", ByProject, []string{"~/go is not mounted"}, []string{"- path:"}},
+		{"no environments", "workspace: {writable: []}\n", ByProject, []string{"environments are not writable"}, []string{"writable:"}},
+		{"environments", "workspace: {writable: [environments]}\n", ByAdministrator, []string{"    - environments  # from p.yaml:3"}, []string{"not writable"}},
 		{"one mount, ro", "mounts: [{path: ~/go}]\n", ByProject, []string{"- path: ~/go  # from b.yaml:2", "    mode: ro", "/data/in is not mounted"}, []string{"- path: /data"}},
 		{"a mount below a listed one", "mounts: [{path: /data, mode: rw}, {path: /home/*/go, mode: rw}]\n", ByAdministrator, []string{"- path: /data/in  # from p.yaml", "- path: ~/go  # from p.yaml"}, nil},
 		{"the narrowest entry counts", "mounts: [{path: /, mode: rw}, {path: ~/go, mode: ro}, {path: /data, mode: ro}]\n", ByAdministrator, []string{"    mode: ro"}, []string{"    mode: rw"}},
@@ -236,7 +238,8 @@ mounts: [{path: ~/go, mode: rw}, {path: /data/in, mode: ro, optional: true}]
 env: {pass: [TERM, LANG], set: {A: b}}
 publish: [3000]
 grants: [{http: "https://docs.example.com/**"}]
-limits: {memory: 2GiB, pids: 100, cpus: 2, wall: 2h, upload: 1GiB, download: 1GiB, upload-each: 1MiB, download-each: 1MiB}
+limits: {memory: 2GiB, pids: 100, cpus: 2, wall: 2h, upload: 1GiB, download: 1GiB, upload-each: 1MiB, download-each: 1MiB,
+  disk: 1GiB, inodes: 100000, descriptors: 1024, idle: 30m}
 `
 	f.Fuzz(func(t *testing.T, text string) {
 		p, err := Parse("p.yaml", []byte(user))
@@ -275,8 +278,8 @@ limits: {memory: 2GiB, pids: 100, cpus: 2, wall: 2h, upload: 1GiB, download: 1Gi
 			if l.Memory > was.Memory || l.PIDs > was.PIDs || l.CPUs > was.CPUs || l.Wall > was.Wall || l.Memory == 0 || l.PIDs == 0 || l.CPUs == 0 || l.Wall == 0 {
 				t.Fatalf("limits widened: %+v", l)
 			}
-			before := was.bytes()
-			for i, b := range l.bytes() {
+			before := was.amounts()
+			for i, b := range l.amounts() {
 				if b.of.Value == 0 || b.of.Value > before[i].of.Value {
 					t.Fatalf("limits.%s widened: %+v", b.key, l)
 				}

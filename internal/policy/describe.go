@@ -19,6 +19,9 @@ func (b *Bounds) Describe() []string {
 	if b.Workspace.Value != "" {
 		add("workspace: %s at most", b.Workspace.Value)
 	}
+	if b.Writable.Given() {
+		add("%s", "writable: of yours only "+orNone(values(b.Writable.Items)))
+	}
 	folders := func(what string, list AtMost[FolderBound]) {
 		if !list.Given() {
 			return
@@ -69,8 +72,8 @@ func (b *Bounds) Describe() []string {
 	limit(l.Pos.PIDs, "processes and threads", strconv.Itoa(l.PIDs))
 	limit(l.Pos.CPUs, "processors", strconv.FormatFloat(l.CPUs, 'f', -1, 64))
 	limit(l.Pos.Wall, "time", wallString(l.Wall))
-	for _, x := range l.bytes() {
-		limit(x.of.Pos, "bytes of "+x.key, sizeString(x.of.Value))
+	for _, x := range l.amounts() {
+		limit(x.of.Pos, x.what, x.show(x.of.Value))
 	}
 	switch b.Trust.Value {
 	case TrustNever:

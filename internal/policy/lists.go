@@ -36,7 +36,9 @@ const (
 type ProtectedPath struct {
 	Path   string
 	Reason string
-	Pos    vocabulary.Position
+	// Kind is "", or what Workspace.Writable calls it.
+	Kind string
+	Pos  vocabulary.Position
 }
 
 // ParseSecrets reads catalog/secrets.yaml. The error is an ErrorList.
@@ -81,13 +83,15 @@ func ParseProtected(data []byte) (protected []ProtectedPath, installed []string,
 			d.errorf(e.node, "write it relative to a folder of the workspace", "%s is not relative", quoted(e.key))
 		case !d.pattern(e.node, e.key):
 		case key == "protected":
-			protected = append(protected, ProtectedPath{e.key, why, d.pos(e.node)})
+			protected = append(protected, ProtectedPath{Path: e.key, Reason: why, Pos: d.pos(e.node)})
+		case key == Environments:
+			protected = append(protected, ProtectedPath{e.key, why, key, d.pos(e.node)})
 		case strings.ContainsAny(e.key, `/*?[\`):
 			d.errorf(e.node, "name a folder", "%s is not a name", quoted(e.key))
 		default:
 			installed = append(installed, e.key)
 		}
-	}, "protected", "installed")
+	}, "protected", Environments, "installed")
 	return protected, installed, d.errs.Err()
 }
 

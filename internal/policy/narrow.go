@@ -184,10 +184,10 @@ func (b *Bounds) narrowLimits(l *Limits, of vocabulary.Position, note func(by, o
 	lower("limits.pids", l.PIDs == 0 || l.PIDs > m.PIDs, func(l Limits) string { return text(l.PIDs != 0, strconv.Itoa(l.PIDs)) }, func() { l.PIDs = m.PIDs }, m.Pos.PIDs, &l.Pos.PIDs)
 	lower("limits.cpus", l.CPUs == 0 || l.CPUs > m.CPUs, func(l Limits) string { return text(l.CPUs != 0, strconv.FormatFloat(l.CPUs, 'f', -1, 64)) }, func() { l.CPUs = m.CPUs }, m.Pos.CPUs, &l.Pos.CPUs)
 	lower("limits.wall", l.Wall == 0 || l.Wall > m.Wall, func(l Limits) string { return text(l.Wall != 0, wallString(l.Wall)) }, func() { l.Wall = m.Wall }, m.Pos.Wall, &l.Pos.Wall)
-	own, most := l.bytes(), m.bytes()
+	own, most := l.amounts(), m.amounts()
 	for i, b := range own {
 		most := most[i].of
-		show := func(Limits) string { return text(b.of.Value != 0, sizeString(b.of.Value)) }
+		show := func(Limits) string { return text(b.of.Value != 0, b.show(b.of.Value)) }
 		lower("limits."+b.key, b.of.Value == 0 || b.of.Value > most.Value, show, func() { b.of.Value = most.Value }, most.Pos, &b.of.Pos)
 	}
 }
@@ -202,6 +202,15 @@ func (b *Bounds) narrowWorkspace(p *Policy, at Places, note func(by, of vocabula
 	}
 	if b.Workspace.Value != "" {
 		lower(b.Workspace)
+	}
+	if b.Writable.Given() {
+		w.Writable = kept(w.Writable, func(v At[string]) bool {
+			ok := slices.ContainsFunc(b.Writable.Items, func(have At[string]) bool { return have.Value == v.Value })
+			if !ok {
+				note(b.Writable.Pos, v.Pos, "%s are not writable", v.Value)
+			}
+			return ok
+		})
 	}
 	if !b.Workspaces.Given() {
 		return nil

@@ -209,7 +209,7 @@ func (r *reader) mode(n *yaml.Node, staged bool) (vocabulary.MountMode, bool) {
 }
 
 func (r *reader) workspace(n, key *yaml.Node, w *Workspace) {
-	t, ok := r.table(n, "workspace", "path", "mode")
+	t, ok := r.table(n, "workspace", "path", "mode", "writable")
 	if !ok {
 		return
 	}
@@ -224,6 +224,16 @@ func (r *reader) workspace(n, key *yaml.Node, w *Workspace) {
 			w.Mode, w.Named = m, true
 		}
 	}
+	w.Writable = r.writable(t.get("writable"))
+}
+
+func (r *reader) writable(n *yaml.Node) []At[string] {
+	return r.strs(n, "writable", func(n *yaml.Node, v string) bool {
+		if v != Environments {
+			r.errorf(n, Suggest(v, []string{Environments}), "no protected files are called %s", quoted(v))
+		}
+		return v == Environments
+	})
 }
 
 func (r *reader) mounts(n *yaml.Node) []Mount {
@@ -585,7 +595,8 @@ func (r *reader) limits(n *yaml.Node, l *Limits) {
 	if n == nil {
 		return
 	}
-	t, ok := r.table(n, "limits", "memory", "pids", "cpus", "wall", "upload", "download", "upload-each", "download-each", "root")
+	t, ok := r.table(n, "limits", "memory", "pids", "cpus", "wall", "upload", "download", "upload-each", "download-each",
+		"disk", "inodes", "descriptors", "idle", "root")
 	if !ok {
 		return
 	}
@@ -613,11 +624,11 @@ func (r *reader) limits(n *yaml.Node, l *Limits) {
 		r.report(n, problem)
 		l.Wall, l.Pos.Wall = wall, r.pos(n)
 	}
-	for _, b := range l.bytes() {
-		if n := t.get(b.key); n != nil && r.kind(n, yaml.ScalarNode, b.key) {
-			size, problem := parseSize(n.Value)
+	for _, a := range l.amounts() {
+		if n := t.get(a.key); n != nil && r.kind(n, yaml.ScalarNode, a.key) {
+			value, problem := a.read(n)
 			r.report(n, problem)
-			*b.of = At[int64]{size, r.pos(n)}
+			*a.of = At[int64]{value, r.pos(n)}
 		}
 	}
 }

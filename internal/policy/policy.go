@@ -24,8 +24,13 @@
 package policy
 
 import (
+	"math"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
@@ -88,7 +93,19 @@ type Workspace struct {
 	// Named: somebody asked for this mode. Otherwise it is the default, which is
 	// staged where the isolation has no rw.
 	Named bool
-	Pos   vocabulary.Position
+	// Writable are kinds of protected files that may be written to by choice, in
+	// every writable folder of the session: Environments.
+	Writable []At[string]
+	Pos      vocabulary.Position
+}
+
+// Environments are the protected files of Python environments, as Workspace.Writable
+// and ProtectedPath.Kind name them.
+const Environments = "environments"
+
+// IsWritable reports whether a kind of protected files may be written to by choice.
+func (w Workspace) IsWritable(kind string) bool {
+	return slices.ContainsFunc(w.Writable, func(v At[string]) bool { return v.Value == kind })
 }
 
 // Mount shows one path of the host, at the same path, inside. Path as in
@@ -191,17 +208,41 @@ type Limits struct {
 	Upload, Download, UploadEach, DownloadEach At[int64]
 	// Bytes that may be written to the root that an image made.
 	Root At[int64]
-	Pos  LimitPositions
+	// What a session keeps in its private file systems and its layer.
+	Disk, Inodes At[int64] // bytes; files and folders
+	Descriptors  At[int64] // open at a time, of each process
+	Idle         At[int64] // nanoseconds without anything happening
+	Pos          LimitPositions
 }
 
-// byteLimit is one of those on bytes, by its key.
-type byteLimit struct {
-	key string
-	of  *At[int64]
+// amount is one of the limits that are numbers, by its key.
+type amount struct {
+	key  string
+	of   *At[int64]
+	what string // in plain words
+	read func(*yaml.Node) (int64, *problem)
+	show func(int64) string
 }
 
-func (l *Limits) bytes() []byteLimit {
-	return []byteLimit{{"upload", &l.Upload}, {"download", &l.Download}, {"upload-each", &l.UploadEach}, {"download-each", &l.DownloadEach}, {"root", &l.Root}}
+func (l *Limits) amounts() []amount {
+	size := func(key string, of *At[int64], what string, least int64) amount {
+		return amount{key, of, what, func(n *yaml.Node) (int64, *problem) { return parseSizeFrom(n.Value, least) }, sizeString}
+	}
+	count := func(key string, of *At[int64], what string, least, most int64) amount {
+		return amount{key, of, what, func(n *yaml.Node) (int64, *problem) { return parseCount(key, n, least, most) },
+			func(n int64) string { return strconv.FormatInt(n, 10) }}
+	}
+	return []amount{
+		size("upload", &l.Upload, "bytes of upload", 0), size("download", &l.Download, "bytes of download", 0),
+		size("upload-each", &l.UploadEach, "bytes of upload-each", 0), size("download-each", &l.DownloadEach, "bytes of download-each", 0),
+		size("root", &l.Root, "bytes written to an image's root", 0),
+		size("disk", &l.Disk, "bytes kept in private folders and a staged layer", 1<<20),
+		count("inodes", &l.Inodes, "files and folders kept there", 1000, math.MaxInt32),
+		count("descriptors", &l.Descriptors, "open descriptors of a process", 256, 1<<20),
+		{"idle", &l.Idle, "time without anything happening",
+			func(n *yaml.Node) (int64, *problem) { d, p := parseWall(n.Value); return int64(d), p },
+			func(n int64) string { return wallString(time.Duration(n)) }},
+	}
 }
 
 // LimitPositions are the places of the limits.

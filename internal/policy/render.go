@@ -34,6 +34,9 @@ func (p *Policy) YAML() []byte {
 	w.line(0, "workspace:", p.Workspace.Pos)
 	w.line(1, "path: "+plain(p.Workspace.Path), vocabulary.Position{})
 	w.line(1, "mode: "+plain(string(p.Workspace.Mode)), vocabulary.Position{})
+	if len(p.Workspace.Writable) > 0 {
+		w.list(1, "writable", p.Workspace.Writable)
+	}
 	w.mounts(p.Mounts)
 	w.line(0, "env:", vocabulary.Position{})
 	w.list(1, "pass", p.EnvPass)
@@ -220,8 +223,8 @@ func (w *writer) limits(l Limits) {
 	add(l.PIDs != 0, "pids: "+strconv.Itoa(l.PIDs), l.Pos.PIDs)
 	add(l.CPUs != 0, "cpus: "+strconv.FormatFloat(l.CPUs, 'f', -1, 64), l.Pos.CPUs)
 	add(l.Wall != 0, "wall: "+wallString(l.Wall), l.Pos.Wall)
-	for _, b := range l.bytes() {
-		add(b.of.Value != 0, b.key+": "+sizeString(b.of.Value), b.of.Pos)
+	for _, a := range l.amounts() {
+		add(a.of.Value != 0, a.key+": "+a.show(a.of.Value), a.of.Pos)
 	}
 	if len(lines) == 0 {
 		return

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
@@ -174,6 +176,22 @@ func parseMemory(s string) (int64, *problem) {
 		return 0, &problem{quoted(s) + " is too small to start a program", "at least 16MiB"}
 	}
 	return n, p
+}
+
+func parseSizeFrom(s string, least int64) (int64, *problem) {
+	n, p := parseSize(s)
+	if p == nil && n < least {
+		return 0, &problem{quoted(s) + " is too small", "at least " + sizeString(least)}
+	}
+	return n, p
+}
+
+func parseCount(key string, n *yaml.Node, least, most int64) (int64, *problem) {
+	count, err := strconv.ParseInt(n.Value, 10, 64)
+	if err != nil || n.Tag != "!!int" || strconv.FormatInt(count, 10) != n.Value || count < least || count > most {
+		return 0, &problem{key + " is " + quoted(n.Value), fmt.Sprintf("a whole number from %d to %d; for no limit remove the key", least, most)}
+	}
+	return count, nil
 }
 
 // sizeString is the shortest exact form of n.

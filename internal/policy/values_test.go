@@ -157,7 +157,7 @@ func TestLists(t *testing.T) {
 	}
 	for _, want := range []string{".git/hooks", ".git/config", ".gitmodules", ".vscode", ".idea", "*.code-workspace", ".envrc", ".mcp.json", ".claude/settings.json",
 		".claude/settings.local.json", ".claude/hooks", ".claude/commands", ".claude/agents", ".claude/skills", ".cursor", ".codex", ".gemini", ".opencode",
-		"opencode.json", ".devcontainer", ".bashrc", ".zshenv", ".profile", ".npmrc", ".yarnrc.yml"} {
+		"opencode.json", ".devcontainer", ".bashrc", ".zshenv", ".profile", ".npmrc", ".yarnrc.yml", "pyvenv.cfg", "bin/python", "site-packages/*.pth"} {
 		if !names[want] {
 			t.Errorf("protected.yaml lacks %s", want)
 		}
@@ -201,7 +201,7 @@ secrets.yaml:14:1: unknown key "secret" in the file (did you mean secrets?)`
 	if err == nil || err.Error() != want {
 		t.Errorf("got:\n%v", err)
 	}
-	for _, bad := range []string{"", "protected: {}\nx: 1\n", "protected: {/a: x}\n", "protected: {../a: x}\n", "protected: {~/a: x}\n", "protected: x\n", "other: {}\n", "protected: {a/: x}\n", "protected: {a: x}\n", "protected: {a: x}\ninstalled: {a/b: x}\n"} {
+	for _, bad := range []string{"", "protected: {}\nx: 1\n", "protected: {/a: x}\n", "protected: {../a: x}\n", "protected: {~/a: x}\n", "protected: x\n", "other: {}\n", "protected: {a/: x}\n", "protected: {a: x}\n", "protected: {a: x}\nenvironments: {}\ninstalled: {a/b: x}\n", "protected: {a: x}\ninstalled: {a: x}\n"} {
 		if _, _, err := ParseProtected([]byte(bad)); err == nil {
 			t.Errorf("%q is accepted", bad)
 		}

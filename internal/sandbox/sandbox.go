@@ -61,6 +61,19 @@ type Limits struct {
 	PIDs   int   // processes and threads
 	CPUs   float64
 	Wall   time.Duration // enforced by the session
+	// Disk and Inodes bound what is kept in the sandbox's memory file systems: each
+	// of them at once as far as its kernel can, all together by the session, which
+	// looks at Instance.Usage. No file grows beyond Disk.
+	Disk, Inodes int64
+	Descriptors  int64         // of each process
+	Idle         time.Duration // enforced by the session, by Instance.Usage
+}
+
+// Usage is what a sandbox was last seen to use.
+type Usage struct {
+	Bytes, Inodes int64         // in its memory file systems
+	CPU           time.Duration // of all its commands so far; it only says how busy they are
+	Looks         int64         // how often CPU was looked at
 }
 
 // Spec describes a sandbox completely. Nothing in it is a policy any more.
@@ -78,10 +91,41 @@ type Spec struct {
 	// as they were when they were judged. If another stands there in the sandbox,
 	// nothing runs.
 	Judged []Identity
+	// Seen is told of what the backend's kernel shows of what happens inside; it does
+	// not wait. What that is, is the backend's matter; nil: nobody wants to know.
+	Seen func(Seen) `json:"-"`
+	// Watched is the folder of which files that are opened for writing are told; "":
+	// of none.
+	Watched string
 	// Writes says what may be written in the host's folders among Mounts; nil if
 	// none of them is writable.
 	Writes *Writes
 }
+
+// Seen is one thing that happened inside, as far as the commands inside did not
+// deceive who saw it: it is for people to read, and nothing is decided by it.
+type Seen struct {
+	What SeenKind
+	PID  int    // as commands inside see it
+	Name string // of the process
+	// Path is the program that was started, or the file.
+	Path  string
+	Child int // of a fork
+	Code  int // of an exit, 128+n for a signal; -1: not known
+	Count int // of what was lost
+}
+
+// SeenKind is a kind of Seen.
+type SeenKind uint8
+
+// The kinds.
+const (
+	SeenFork  SeenKind = iota // a process was made
+	SeenExec                  // it became another program
+	SeenExit                  // it ended
+	SeenWrite                 // a file was opened for writing
+	SeenLost                  // so many more things happened, and are not known
+)
 
 // Identity is a file or folder of the host.
 type Identity struct {
@@ -106,8 +150,9 @@ type Writes struct {
 	// Refused is told of each refusal; it does not wait.
 	Refused func(op, path, reason string) `json:"-"`
 	// Keep makes a version of what is at a path of a folder with Versions, before
-	// it changes. Safe for concurrent use.
-	Keep func(Change) error `json:"-"`
+	// it changes. Safe for concurrent use. With the first answer for a folder may
+	// come a spool, which the backend then owns.
+	Keep func(Change) (*Spool, error) `json:"-"`
 	// Made is told of what comes to stand where nothing stood before, in a folder
 	// that is not new itself. It does not wait.
 	Made func(path string) `json:"-"`
@@ -120,6 +165,13 @@ type Change struct {
 	Again bool
 	// Tree says that a folder goes with all that is in it.
 	Tree bool
+}
+
+// Spool is a file to which pid 1 appends what small files of a folder were before
+// they change (package spool), instead of asking for each.
+type Spool struct {
+	File  *os.File // for writing
+	Limit int64    // bytes
 }
 
 // WritableFolder is a folder of the host, by its path inside.
@@ -181,6 +233,9 @@ type Instance interface {
 	// Start runs a command. A command that can't be found or executed is an
 	// *ExecError.
 	Start(context.Context, Command) (Process, error)
+	// Usage is kept up to date, by about a second, if a limit needs it; zero
+	// otherwise.
+	Usage() Usage
 	// PID is the host's view of the sandbox's first process, for posture tests.
 	PID() int
 	// Done is closed when nothing of the instance runs any more.

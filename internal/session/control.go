@@ -42,6 +42,8 @@ type Info struct {
 	Revoked   bool                 `json:"revoked"`
 	// Published are ports of this host that lead inside, as HOST:INSIDE.
 	Published []string `json:"published"`
+	// Limits are in words, each with what enforces it here.
+	Limits []string `json:"limits"`
 }
 
 // controlOps are what a peer of the same user may do.

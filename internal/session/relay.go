@@ -12,8 +12,8 @@ import (
 )
 
 // relay starts a command with the user's streams and carries them until it
-// ends.
-func relay(ctx context.Context, stdin, stdout, stderr *os.File, cmd sandbox.Command, start func(sandbox.Command) (sandbox.Process, error)) (int, error) {
+// ends. moved is told of output that passes; nil: nobody.
+func relay(ctx context.Context, stdin, stdout, stderr *os.File, cmd sandbox.Command, moved func(), start func(sandbox.Command) (sandbox.Process, error)) (int, error) {
 	streams, err := terminal.Plan(stdin, stdout, stderr)
 	if err != nil {
 		return 0, asExit(vocabulary.ExitRefused, err)
@@ -25,7 +25,7 @@ func relay(ctx context.Context, stdin, stdout, stderr *os.File, cmd sandbox.Comm
 	if err != nil {
 		return 0, asExit(vocabulary.ExitBulkheadFailed, err)
 	}
-	code, err := streams.Run(ctx, proc, terminal.Options{})
+	code, err := streams.Run(ctx, proc, terminal.Options{Moved: moved})
 	if errors.Is(err, terminal.ErrHungUp) {
 		return 128 + int(syscall.SIGHUP), nil
 	}
@@ -35,7 +35,7 @@ func relay(ctx context.Context, stdin, stdout, stderr *os.File, cmd sandbox.Comm
 // Exec runs a further command in a running session, with the caller's streams.
 // It runs in a process of its own beside the session's controller.
 func Exec(ctx context.Context, r *Remote, argv []string, stdin, stdout, stderr *os.File) (int, error) {
-	code, err := relay(ctx, stdin, stdout, stderr, sandbox.Command{Argv: argv}, func(cmd sandbox.Command) (sandbox.Process, error) {
+	code, err := relay(ctx, stdin, stdout, stderr, sandbox.Command{Argv: argv}, nil, func(cmd sandbox.Command) (sandbox.Process, error) {
 		return r.Exec(argv, os.Getenv("TERM"), cmd)
 	})
 	if err != nil {

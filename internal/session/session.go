@@ -73,10 +73,12 @@ type session struct {
 	control  *controlServer
 	ports    ports
 	ssh      sshSide
+	seen     *sightings
 	refusals *refusals // nil: nothing of the host is writable
 	versions versions
 	layer    layer
 	revoked  atomic.Bool
+	moved    atomic.Int64 // when output last passed, nanoseconds since started
 	stop     context.CancelCauseFunc
 	recorded bool // session.start is in the log
 	told     bool // why the sandbox ended is in the answer already
@@ -87,7 +89,6 @@ const endPatience = 5 * time.Second
 
 var (
 	errStopped = errors.New("stopped by: bulkhead session stop")
-	errWall    = errors.New("the wall-time limit was reached")
 )
 
 // Run runs a command in a new session and returns its exit code. The error is
@@ -217,6 +218,11 @@ func (s *session) open(ctx context.Context) (err error) {
 	}
 	spec := s.view.sandboxSpec()
 	spec.Writes = s.writes()
+	s.seen = newSightings(s.log.Record)
+	spec.Seen = s.seen.add
+	if s.opts.Policy.Workspace.Mode == vocabulary.StagedWrites {
+		spec.Watched = s.view.dir
+	}
 	if s.instance, err = s.view.backend.Prepare(ctx, spec); err != nil {
 		return asExit(vocabulary.ExitNoIsolation, err)
 	}
@@ -257,6 +263,9 @@ func (s *session) close() error {
 		if err := s.instance.Kill(); !s.told {
 			errs = append(errs, err)
 		}
+		if err := s.recordExceeded(); err != nil {
+			errs = append(errs, err)
+		}
 	} else if s.view != nil {
 		s.view.discard(nil)
 	}
@@ -264,9 +273,15 @@ func (s *session) close() error {
 	if s.view != nil {
 		s.view.image.Close()
 	}
+	if s.seen != nil {
+		s.seen.close()
+	}
 	if s.refusals != nil {
 		if n := s.refusals.close(); n > 0 {
 			s.opts.Notice("%s refused in the workspace; which: bulkhead event tail %s", plural(n, "write was", "writes were"), s.id)
+			if s.refusals.environment {
+				s.opts.Notice("no Python environment is made or changed there: %s", remedyEnvironment)
+			}
 		}
 	}
 	if s.creds != nil {
@@ -278,10 +293,7 @@ func (s *session) close() error {
 // run starts the command, relays it and returns its exit code.
 func (s *session) run(ctx context.Context) (int, error) {
 	s.view.say(s.opts.Notice)
-	if wall := s.opts.Policy.Limits.Wall; wall > 0 {
-		timer := time.AfterFunc(wall, func() { s.stop(errWall) })
-		defer timer.Stop()
-	}
+	defer s.watchLimits(ctx)()
 	// Whatever breaks the boundary ends the command: a sandbox without its
 	// gateway has no way out, but a person should not be left waiting in it.
 	go func() {
@@ -297,7 +309,7 @@ func (s *session) run(ctx context.Context) (int, error) {
 	if err := s.recordExec(s.opts.Argv); err != nil {
 		return 0, err
 	}
-	code, err := relay(ctx, s.opts.Stdin, s.opts.Stdout, s.opts.Stderr, s.view.command(s.opts.Argv), func(cmd sandbox.Command) (sandbox.Process, error) {
+	code, err := relay(ctx, s.opts.Stdin, s.opts.Stdout, s.opts.Stderr, s.view.command(s.opts.Argv), s.noteMoved, func(cmd sandbox.Command) (sandbox.Process, error) {
 		return s.instance.Start(ctx, cmd)
 	})
 	if err == nil {
@@ -310,8 +322,8 @@ func (s *session) run(ctx context.Context) (int, error) {
 func (s *session) verdictOn(ctx context.Context, err error) (int, error) {
 	const killed = 128 + 9
 	switch cause := context.Cause(ctx); {
-	case errors.Is(cause, errWall):
-		s.opts.Notice("%v (limits.wall: %v); the session was ended", cause, s.opts.Policy.Limits.Wall)
+	case errors.As(cause, new(*limitReached)):
+		s.opts.Notice("%v; the session was ended", cause)
 		return killed, nil
 	case errors.Is(cause, errStopped):
 		s.opts.Notice("%v", cause)
@@ -379,7 +391,7 @@ func (s *session) info() Info {
 		Isolation: s.view.backend.Isolation(), Network: s.view.networkName(), Profile: p.Profile,
 		Workspace: s.view.dir + ":" + string(p.Workspace.Mode), Command: s.opts.Argv, Policy: p.File,
 		Events: s.log.Path(), Grants: describeGrants(p), Revoked: s.revoked.Load(),
-		Published: s.ports.list(),
+		Published: s.ports.list(), Limits: s.describeLimits(),
 	}
 }
 

@@ -38,8 +38,9 @@ type versioned struct {
 	root      *os.File
 	noDelete  bool
 	// open makes the journal when it is needed first: most commands change nothing.
-	open func() (*journal.Journal, error)
-	made *journal.Journal
+	open  func() (*journal.Journal, error)
+	made  *journal.Journal
+	spool sync.Once
 }
 
 // openVersions makes a journal for the workspace, and for each folder in mode
@@ -49,8 +50,12 @@ func (s *session) openVersions() error {
 	if err != nil {
 		return err
 	}
+	if err := s.mendBrokenOff(dir); err != nil {
+		return err
+	}
 	if len(s.view.layout.Writable) > 0 {
 		forgetOldVersions(dir)
+		s.mendCutOff(dir)
 	}
 	for _, f := range s.view.layout.Writable {
 		noDelete := f.Mode == vocabulary.RWNoDelete
@@ -129,12 +134,19 @@ func (v *versions) find(path string) (*versioned, string) {
 }
 
 // keep makes a version, see sandbox.Writes.
-func (v *versions) keep(c sandbox.Change) error {
+func (v *versions) keep(c sandbox.Change) (spool *sandbox.Spool, err error) {
 	f, rel := v.find(c.Path)
 	if f == nil {
-		return errors.New("not in a folder of which versions are kept")
+		return nil, errors.New("not in a folder of which versions are kept")
 	}
 	j, err := f.open()
+	if err == nil {
+		f.spool.Do(func() {
+			if file, limit, err := j.Spool(); err == nil { // without it each version waits for an answer
+				spool = &sandbox.Spool{File: file, Limit: limit}
+			}
+		})
+	}
 	switch {
 	case err != nil:
 	case c.Tree:
@@ -143,7 +155,7 @@ func (v *versions) keep(c sandbox.Change) error {
 		_, err = j.Keep(f.root, rel, c.Again)
 	}
 	if err == nil || f.noDelete {
-		return err
+		return spool, err
 	}
 	v.mu.Lock()
 	v.unkept++
@@ -154,7 +166,7 @@ func (v *versions) keep(c sandbox.Change) error {
 	if j != nil {
 		_, _ = j.Note(f.root, rel)
 	}
-	return nil
+	return spool, nil
 }
 
 func (v *versions) made(path string) {
@@ -175,8 +187,11 @@ func (s *session) closeVersions(ran bool) {
 			f.root.Close()
 			continue
 		}
-		changed := len(j.Versions())
 		err := j.LeaveAll(f.root)
+		changed := len(j.Versions())
+		if f.noDelete {
+			s.bringBack(j, f.root)
+		}
 		id := j.Meta().Session
 		j.Close()
 		f.root.Close()

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	catalogdata "github.com/bulkhead-dev/bulkhead/catalog"
 	"github.com/bulkhead-dev/bulkhead/internal/capability"
@@ -182,7 +183,12 @@ var builtIn = func() func() (lists, error) {
 			l.secrets = append(l.secrets, workspace.Secret{Path: s.Path, Reason: s.Reason})
 		}
 		for _, f := range protected {
-			l.protected = append(l.protected, workspace.Protected{Path: f.Path, Reason: f.Reason})
+			p := workspace.Protected{Path: f.Path, Reason: f.Reason}
+			if l.protected = append(l.protected, p); f.Kind != policy.Environments {
+				l.withoutEnvironments = append(l.withoutEnvironments, p)
+			} else {
+				l.environments = append(l.environments, p)
+			}
 		}
 		l.installed = installed
 		return l, nil
@@ -194,6 +200,8 @@ type lists struct {
 	secrets   []workspace.Secret
 	protected []workspace.Protected
 	installed []string
+	// What policies may make writable by choice, and the list without it.
+	environments, withoutEnvironments []workspace.Protected
 }
 
 // plan asks workspace for the mounts, and again once it is known what the
@@ -257,6 +265,9 @@ func (v *view) request() (workspace.Request, error) {
 		req.Mounts = append(req.Mounts, workspace.Folder{Path: m.Path, Mode: m.Mode, Optional: m.Optional, Pos: m.Pos})
 	}
 	req.Secrets, req.Protected, req.Installed = slices.Clone(lists.secrets), lists.protected, lists.installed
+	if p.Workspace.IsWritable(policy.Environments) {
+		req.Protected = lists.withoutEnvironments
+	}
 	if v.layerDir, err = v.layerPlace(); err != nil {
 		return req, err
 	}
@@ -353,7 +364,8 @@ func (v *view) sandboxSpec() sandbox.Spec {
 		Judged:  judged,
 		Session: v.id, Mounts: v.mounts, UID: v.who.uid, GID: v.who.gid, Hostname: "bulkhead",
 		Network: v.network, HostPorts: v.hostPorts,
-		Limits: sandbox.Limits{Memory: l.Memory, PIDs: l.PIDs, CPUs: l.CPUs, Wall: l.Wall},
+		Limits: sandbox.Limits{Memory: l.Memory, PIDs: l.PIDs, CPUs: l.CPUs, Wall: l.Wall,
+			Disk: l.Disk.Value, Inodes: l.Inodes.Value, Descriptors: l.Descriptors.Value, Idle: time.Duration(l.Idle.Value)},
 	}
 }
 

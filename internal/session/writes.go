@@ -2,12 +2,14 @@ package session
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
 	v1 "github.com/bulkhead-dev/bulkhead/api/v1"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
+	"github.com/bulkhead-dev/bulkhead/internal/workspace"
 )
 
 // ActionWrite is a write in a folder of the host that was refused.
@@ -21,11 +23,13 @@ const maxRefusals = 1000
 type refusals struct {
 	record func(v1.Event) error
 
-	mu     sync.Mutex
-	seen   map[string]bool
-	more   int
-	queue  chan v1.Event
-	closed chan struct{}
+	mu   sync.Mutex
+	seen map[string]bool
+	more int
+	// environment: one was of a Python environment
+	environment bool
+	queue       chan v1.Event
+	closed      chan struct{}
 }
 
 func newRefusals(record func(v1.Event) error) *refusals {
@@ -39,17 +43,32 @@ func newRefusals(record func(v1.Event) error) *refusals {
 	return r
 }
 
+// Remedies of refused writes.
+const (
+	remedyWrite       = "make this change outside, or work in a staged workspace and apply it after a look"
+	remedyEnvironment = "make it outside, or in ~ inside, or let the policy say workspace: {writable: [environments]}"
+)
+
 func refusedWrite(path, reason string, attrs map[string]string) v1.Event {
-	code := "protected"
-	if strings.Contains(reason, string(vocabulary.RWNoDelete)) {
+	code, remedy := "protected", remedyWrite
+	switch {
+	case strings.Contains(reason, string(vocabulary.RWNoDelete)):
 		code = string(vocabulary.RWNoDelete)
+	case ofEnvironment(reason):
+		remedy = remedyEnvironment
 	}
 	return v1.Event{
 		Actor: "sandbox", Action: ActionWrite, Resource: vocabulary.Resource(path), Verdict: vocabulary.Deny,
 		Reason: vocabulary.Reason{Code: code, Message: reason, Rule: vocabulary.Position{File: "protected.yaml"},
-			Remedy: "make this change outside, or work in a staged workspace and apply it after a look"},
+			Remedy: remedy},
 		Attrs: attrs,
 	}
+}
+
+// ofEnvironment reports whether a reason is that of a file of a Python environment.
+func ofEnvironment(reason string) bool {
+	l, err := builtIn()
+	return err == nil && slices.ContainsFunc(l.environments, func(p workspace.Protected) bool { return strings.HasSuffix(reason, p.Reason) })
 }
 
 // add takes one refusal.
@@ -65,6 +84,7 @@ func (r *refusals) add(op, path, reason string) {
 		return
 	}
 	r.seen[key] = true
+	r.environment = r.environment || ofEnvironment(reason)
 	r.queue <- refusedWrite(path, reason, map[string]string{"call": op})
 }
 

@@ -47,6 +47,7 @@ type run struct {
 	filterMu  sync.Mutex
 	filter    filter
 	lastQuery time.Time
+	moved     func() // nil: nobody wants to know
 
 	wanted   bool        // keys are wanted: raw mode, when in the foreground
 	lines    bool        // until then, lines are
@@ -83,7 +84,7 @@ func (r *Relay) Run(ctx context.Context, proc Process, opt Options) (code int, e
 	defer r.Close()
 	s := &run{Relay: r, proc: proc, wantKeys: make(chan struct{}, 1), hungUp: make(chan struct{}, 1),
 		cont: make(chan os.Signal, 1), signals: make(chan os.Signal, 16)}
-	s.filter.clipboard = opt.Clipboard
+	s.filter.clipboard, s.moved = opt.Clipboard, opt.Moved
 	if err := r.closeStdio(); err != nil {
 		return 0, err
 	}
@@ -186,7 +187,7 @@ func (s *run) start() error {
 		if err := s.input.start(s.rescue); err != nil {
 			return err
 		}
-		s.output = newPump(s.master.File, s.show)
+		s.output = newPump(s.master.File, s.noting(s.show))
 		s.goes(func() {
 			s.output.run()
 			if s.output.err != nil {
@@ -212,7 +213,7 @@ func (s *run) start() error {
 			s.goes(s.feed.run)
 			continue
 		}
-		p := newPump(f, func(b []byte) error { return writeAll(fd, b, -1) })
+		p := newPump(f, s.noting(func(b []byte) error { return writeAll(fd, b, -1) }))
 		s.pumps = append(s.pumps, p)
 		s.goes(func() {
 			p.run()
@@ -220,6 +221,17 @@ func (s *run) start() error {
 		})
 	}
 	return nil
+}
+
+// noting tells Options.Moved of what to writes.
+func (s *run) noting(to func([]byte) error) func([]byte) error {
+	if s.moved == nil {
+		return to
+	}
+	return func(b []byte) error {
+		s.moved()
+		return to(b)
+	}
 }
 
 // goes starts a goroutine that restores the terminal if it panics.

@@ -69,4 +69,6 @@ type Process interface {
 type Options struct {
 	// Clipboard lets the sandbox write and read the user's clipboard.
 	Clipboard bool
+	// Moved is told of output that was carried, from any goroutine; nil: nobody.
+	Moved func()
 }

@@ -253,8 +253,7 @@ func (pl *planner) freeze(f folder, at, why string) {
 	if switches.Off("protected") || err != nil {
 		return
 	}
-	if p.path != at {
-		pl.warn("%s is a link: what it leads to is protected, the link itself can be replaced", show(at))
+	if p.path != at { // a link: the guard keeps it as it is
 		if !within(p.path, f.path) {
 			return
 		}

@@ -21,8 +21,8 @@
 //     judges every write by its name (Layout.Writable, Protected, Fixed).
 //   - A secret, or a socket of the host, that appears under a mount after the
 //     session started is visible.
-//   - A protected name that is a symbolic link is frozen at its end only; the
-//     plan warns, because the link itself can be replaced.
+//   - A protected name that is a symbolic link is frozen at its end; that the
+//     link stays is the guard's work.
 //   - A secret that the host shows a second time, by a bind mount or a hard
 //     link, is masked under its first name only.
 //   - Between Plan and the backend's mounting, another writer in the same

@@ -45,7 +45,10 @@ func (q *request) body() (io.Reader, int64, error) {
 	}
 	switch {
 	case !need.Reads():
-		src = q.watch(src)
+		var err error
+		if src, length, err = q.watch(src, length); err != nil {
+			return nil, 0, err
+		}
 	case need.Whole > 0:
 		return q.wholeBody(src, need.Whole)
 	case need.Head != nil:

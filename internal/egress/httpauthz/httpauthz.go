@@ -150,6 +150,9 @@ type request struct {
 	quiet    *time.Timer
 	answered atomic.Bool           // the upstream's answer has begun
 	bodyEnd  atomic.Pointer[error] // how reading the request's body ended
+
+	ending sync.Mutex
+	over   bool
 }
 
 // touch notes that something has come.
@@ -162,6 +165,7 @@ func (q *request) touch() {
 // Serve decides on one request that came over a connection bound to dst.
 func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, dst hostport.HostPort, secure bool) {
 	q := &request{h: h, w: w, r: r, dst: dst, secure: secure, action: "http.request"}
+	defer q.end()
 	scheme := "http://"
 	if secure {
 		scheme = "https://"

@@ -271,23 +271,22 @@ func (q *request) unread(err error) error {
 // as the upstream has not begun to answer: from then on a silent client may be
 // one that listens.
 func (q *request) patient() io.Reader {
-	return &patient{q: q, src: q.r.Body, rc: http.NewResponseController(q.w)}
+	return &patient{q: q, src: q.r.Body}
 }
 
 type patient struct {
 	q   *request
 	src io.Reader
-	rc  *http.ResponseController
 }
 
 func (p *patient) Read(b []byte) (int, error) {
 	if !p.q.answered.Load() {
-		p.rc.SetReadDeadline(time.Now().Add(p.q.h.limits.Stall))
+		p.q.readDeadline(time.Now().Add(p.q.h.limits.Stall))
 	}
 	n, err := p.src.Read(b)
 	p.q.touch()
 	if err != nil {
-		p.rc.SetReadDeadline(time.Time{})
+		p.q.readDeadline(time.Time{})
 		p.q.bodyEnd.Store(&err)
 	}
 	return n, err
@@ -306,9 +305,25 @@ func (s *sending) Close() error {
 	}
 	if s.q.early() {
 		// Body.Close would wait for the read. The connection ends with this answer.
-		http.NewResponseController(s.q.w).SetReadDeadline(time.Now())
+		s.q.readDeadline(time.Now())
 	}
 	return nil
+}
+
+// readDeadline is for those who read the request's body: the upstream's connection
+// may still do so when the request is over, and then its writer is nobody's.
+func (q *request) readDeadline(t time.Time) {
+	q.ending.Lock()
+	defer q.ending.Unlock()
+	if !q.over {
+		http.NewResponseController(q.w).SetReadDeadline(t)
+	}
+}
+
+func (q *request) end() {
+	q.ending.Lock()
+	q.over = true
+	q.ending.Unlock()
 }
 
 // busy answers that there is no room now.

@@ -2,7 +2,6 @@ package httpauthz
 
 import (
 	"io"
-	"mime"
 	"net/url"
 	"strings"
 )
@@ -35,31 +34,55 @@ const (
 )
 
 // watch returns a body that breaks off, before the bytes that hold it, at a
-// parameter which overrides the method. Other kinds of bodies are not looked at.
-func (q *request) watch(body io.Reader) io.Reader {
+// parameter which overrides the method, and its length. Other kinds of bodies
+// are not looked at. One that is compressed goes on as it was read.
+func (q *request) watch(body io.Reader, length int64) (io.Reader, int64, error) {
 	if q.r.Method != "POST" {
-		return body
+		return body, length, nil
 	}
-	kind, _, _ := mime.ParseMediaType(q.r.Header.Get("Content-Type"))
+	types := q.c.header["Content-Type"]
+	if len(types) > 1 {
+		return nil, 0, bad("the request has two content types")
+	}
+	kind, _, _ := strings.Cut(strings.ToLower(strings.Join(types, "")), ";")
+	var see watcher
 	switch {
-	case kind == "application/x-www-form-urlencoded":
-		return &watched{body, &formKeys{}}
-	case strings.HasPrefix(kind, "multipart/"):
-		return &watched{body, &partNames{}}
+	case strings.Contains(kind, "form-urlencoded"):
+		see = &formKeys{}
+	case strings.Contains(kind, "multipart/"):
+		see = &partNames{}
+	case strings.Contains(kind, "json"):
+		see = &jsonKeys{}
+	default:
+		return body, length, nil
 	}
-	return body
+	switch e := q.c.header["Content-Encoding"]; {
+	case len(e) == 0 || len(e) == 1 && strings.EqualFold(strings.TrimSpace(e[0]), "identity"):
+	case q.gzipped():
+		var err error
+		if body, length, err = unzip(body); err != nil {
+			return nil, 0, err
+		}
+		delete(q.c.header, "Content-Encoding")
+	default:
+		return nil, 0, bad("a body of this type has to be read, and it is encoded (%s); send it plain or as gzip", clip(strings.Join(e, ", ")))
+	}
+	return &watched{body, see}, length, nil
+}
+
+// watcher reads a body on its way; end says that no more follows.
+type watcher interface {
+	see(p []byte, end bool) error
 }
 
 type watched struct {
 	io.Reader
-	see interface {
-		see(p []byte, end bool) error
-	}
+	watcher
 }
 
 func (w *watched) Read(p []byte) (int, error) {
 	n, err := w.Reader.Read(p)
-	if seen := w.see.see(p[:n], err == io.EOF); seen != nil {
+	if seen := w.see(p[:n], err == io.EOF); seen != nil {
 		return 0, seen
 	}
 	return n, err

@@ -96,6 +96,7 @@ type Totals struct {
 	Invalid    int `json:"invalid"`
 	TwinFailed int `json:"twin_failed"`
 	NotRun     int `json:"not_run"`
+	Repeated   int `json:"repeated"`
 	Tries      int `json:"tries"` // variations
 }
 
@@ -127,6 +128,9 @@ type Cell struct {
 	Failed    int             `json:"failed"`
 	Invalid   int             `json:"invalid"`
 	Outcomes  []stage.Outcome `json:"outcomes,omitempty"`
+	// Repeated are runs that proved nothing and were run again, when nothing else
+	// ran beside them. The second time counts.
+	Repeated []stage.Outcome `json:"repeated,omitempty"`
 }
 
 // Done runs.
@@ -199,6 +203,8 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 	}
 	var mu sync.Mutex
 	p := Progress{Total: len(jobs)}
+	var again []job
+	last := false // what proves nothing now is not repeated
 	work := func(j job) {
 		o, err := c.Perform(ctx, stage.Job{
 			File: j.item.File, Source: j.item.Source, Kind: j.cell.Kind, Tier: j.cell.Tier, As: c.As, Agent: c.Agent,
@@ -212,6 +218,11 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 		}
 		mu.Lock()
 		defer mu.Unlock()
+		if o.Invalid != "" && !last && (len(o.Seen) == 0 || j.cell.Kind == stage.Twin) {
+			j.cell.Repeated = append(j.cell.Repeated, o)
+			again = append(again, j)
+			return
+		}
 		j.cell.add(o)
 		if p.Done++; j.cell.Kind == stage.Attack && j.cell.Tier != stage.None && !stage.IsYardstick(j.cell.Tier) && len(o.Seen) > 0 {
 			p.Broken++
@@ -246,6 +257,8 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 	alone := func(j job) bool { return j.item.Alone }
 	run(c.Parallel, slices.DeleteFunc(slices.Clone(jobs), alone))
 	run(1, slices.DeleteFunc(jobs, func(j job) bool { return !alone(j) }))
+	last = true
+	run(1, again)
 	c.vary(ctx, r, func(row *Row, tier string) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -351,6 +364,7 @@ func (r *Report) Sum() {
 				r.Totals.Invalid++
 				problem("%s: only %d of %d runs took place", where, c.Done(), c.Runs)
 			}
+			r.Totals.Repeated += len(c.Repeated)
 			switch {
 			case c.Tier == stage.None:
 				switch {

@@ -59,6 +59,30 @@ func TestSums(t *testing.T) {
 	}
 }
 
+// A run that proves nothing is repeated once, alone; what it showed stays.
+func TestRepeated(t *testing.T) {
+	var tried, running atomic.Int32
+	r, err := Run(t.Context(), Config{Scenarios: []Item{item("a"), item("b")}, Tiers: []string{"process"}, Runs: 2, Parallel: 4,
+		Perform: func(_ context.Context, j stage.Job, _ string) (stage.Outcome, error) {
+			n := running.Add(1)
+			defer running.Add(-1)
+			if j.Tier == stage.None {
+				return success, nil
+			}
+			if j.File == "b" && j.Kind == stage.Attack && tried.Add(1) <= 3 {
+				if tried.Load() == 3 && n > 1 {
+					t.Error("the repetition was not alone")
+				}
+				return stage.Outcome{Invalid: "out of time"}, nil
+			}
+			return stage.Outcome{}, nil
+		}})
+	c := r.Rows[1].Cell("process", stage.Attack)
+	if err != nil || r.OK || r.Totals.Repeated != 2 || len(c.Repeated) != 2 || c.Invalid != 1 || c.Failed != 1 || c.Done() != 2 {
+		t.Errorf("%+v %+v %v", r.Totals, c, err)
+	}
+}
+
 // An attack that fails uncontained does not count as contained.
 func TestUnprovenDoesNotCount(t *testing.T) {
 	r, err := Run(t.Context(), Config{Scenarios: []Item{item("x")}, Tiers: []string{"process"}, Runs: 1, Perform: script{}.perform})

@@ -3,7 +3,7 @@
 // without a question, and stops when the model ends its turn.
 //
 // It runs as a command of its own (Main), inside a sandbox or outside. It has
-// one tool, Bash: `bash -c` with a limit of 20 s and 64 KiB of output. It makes
+// one tool, Bash: `bash -c` with a limit of 30 s and 64 KiB of output. It makes
 // at most 10 requests. It trusts the system's certificates (Go's rules, so
 // SSL_CERT_FILE counts) and follows the proxy variables of its environment.
 // Its standard output is the transcript. Exit codes: 0 the model ended, 1 it
@@ -27,7 +27,7 @@ import (
 
 const (
 	maxTurns      = 10
-	commandLimit  = 20 * time.Second
+	commandLimit  = 30 * time.Second
 	requestLimit  = 60 * time.Second
 	maxOutput     = 64 << 10
 	maxPrompt     = 1 << 20

@@ -45,7 +45,8 @@ details>summary{cursor:pointer}.big{font-size:1.1rem;padding:.6rem 1rem;border-r
 <p><small>{{.Started.Format "2006-01-02 15:04 UTC"}} · {{printf "%.0f" .Seconds}} s · agent: {{.Agent}} · {{.Host.Version}} · Linux {{.Host.Kernel}} · sessions of user {{.Host.UID}}</small></p>
 <p class="big {{if .OK}}ok{{else}}no{{end}}">{{if .OK}}No attack succeeded in a sandbox.{{else}}{{.Totals.Broken}} attacks succeeded in a sandbox; {{len .Problems}} problems.{{end}}</p>
 <p>{{.Totals.Scenarios}} scenarios, of which {{.Totals.Proven}} work when nothing contains them. Contained: {{.Totals.Contained}}. Broken: {{.Totals.Broken}}.
-Runs that prove nothing: {{.Totals.Invalid}}. Honest tasks that failed: {{.Totals.TwinFailed}}. Not run: {{.Totals.NotRun}}.</p>
+Runs that prove nothing: {{.Totals.Invalid}}. Honest tasks that failed: {{.Totals.TwinFailed}}. Not run: {{.Totals.NotRun}}.
+Repeated, since they proved nothing at first: {{.Totals.Repeated}}.</p>
 {{if .Problems}}<h2>Problems</h2><ul>{{range .Problems}}<li>{{text .}}</li>{{end}}</ul>{{end}}
 <h2>Matrix</h2>
 <p>Uncontained: how often the attack worked with nothing in its way. In a tier: how often it worked, which must be 0, and whether the
@@ -55,6 +56,7 @@ honest task under the same policy still works. An attack that does not work unco
 <p><small>{{.Category}} · {{.Outcome}} · attacker: {{.Attacker}}{{if .Reference}} · {{.Reference}}{{end}}</small></p>
 {{if .Known}}<p class="warn">Known defect: {{.Known}}</p>{{end}}{{if .Unproven}}<p class="warn">May be unproven: {{.Unproven}}</p>{{end}}
 {{range $c := .Cells}}<p><b>{{.Tier}}, {{.Kind}}</b>: {{if .NotRun}}not run: {{.NotRun}}{{else}}{{.Succeeded}} succeeded, {{.Failed}} failed, {{.Invalid}} prove nothing, of {{.Runs}}{{end}}</p>
+{{range .Repeated}}<p>repeated: {{text .Invalid}}</p>{{end}}
 {{range $i, $o := .Outcomes}}{{if lt $i 3}}
 {{range .Seen}}<p>seen: {{.Effect}} <small>({{text .Detail}})</small></p>{{end}}{{range .Missing}}<p>missing: {{.}}</p>{{end}}
 {{if .Invalid}}<pre>{{text .Invalid}}</pre>{{end}}

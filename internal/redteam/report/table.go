@@ -78,6 +78,9 @@ func Table(w io.Writer, r *campaign.Report, colour bool) error {
 	t := r.Totals
 	fmt.Fprintf(&b, "\n%d scenarios, %d proven real, %d contained, %s, %d twins failed, %d without a result, %d not run, %.0f s\n",
 		t.Scenarios, t.Proven, t.Contained, paint(map[bool]string{true: "31", false: "32"}[t.Broken > 0], fmt.Sprintf("%d BROKEN", t.Broken)), t.TwinFailed, t.Invalid, t.NotRun, r.Seconds)
+	if t.Repeated > 0 {
+		fmt.Fprintf(&b, "%d runs proved nothing and were repeated, alone\n", t.Repeated)
+	}
 	if t.Tries > 0 {
 		fmt.Fprintf(&b, "%d variations were tried\n", t.Tries)
 	}

@@ -23,6 +23,8 @@ const (
 	hostDir    = "/host" // the host's root, until everything is arranged
 	scratchDir = "/scratch"
 	runscPath  = "/runsc"
+	// traceConfig says what runsc tells of what happens inside.
+	traceConfig = bundleDir + "/trace.json"
 )
 
 // step is one thing that the cradle does, in order. At is a path in its root.
@@ -113,6 +115,9 @@ func arrange(spec sandbox.Spec, self string, tmpfsSize int64) (*arrangement, err
 	if len(mounts) > 0 && mounts[0].Kind == vocabulary.Root {
 		if err := a.root(mounts[0], tmpfsSize); err != nil {
 			return nil, err
+		}
+		if most := spec.Limits.Disk; most > 0 {
+			a.size = min(a.size, most)
 		}
 		mounts = mounts[1:]
 	} else if len(mounts) > 0 && mounts[0].Target == "/" {
@@ -317,6 +322,20 @@ func (a *arranger) mount(m vocabulary.Mount, tmpfsSize int64) error {
 		return fmt.Errorf("unknown kind %d", m.Kind)
 	}
 	return nil
+}
+
+// memoryFileSystems are where something can be kept in memory.
+func (a *arrangement) memoryFileSystems() []string {
+	all := []string{"/dev"}
+	if a.image {
+		all = append(all, "/") // its layer
+	}
+	for _, m := range a.mounts {
+		if m.Source == "" && !m.RO {
+			all = append(all, m.Target)
+		}
+	}
+	return all
 }
 
 // supervisor puts our binary in, and the name by which it is started.

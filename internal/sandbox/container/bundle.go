@@ -14,12 +14,15 @@ type orders struct {
 	Steps  []step
 	Runsc  string // on the host
 	Bundle []byte // config.json
+	Trace  []byte // trace.json; empty: no monitoring
 	Args   []string
 }
 
 // supervisorCaps are what the supervisor starts with, of gVisor's: they mean
-// nothing to the host. It keeps a part of them, see package guest.
-var supervisorCaps = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETFCAP"}
+// nothing to the host. The bounding set is empty, so that root inside, who starts
+// with what is in that or in the inheritable set, has them by the second, which the
+// supervisor empties before it starts anything; see package guest.
+var supervisorCaps = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SETFCAP"}
 
 // bundle writes the OCI configuration for an arrangement.
 func bundle(spec sandbox.Spec, a *arrangement) ([]byte, error) {
@@ -57,7 +60,7 @@ func bundle(spec sandbox.Spec, a *arrangement) ([]byte, error) {
 		Root:     &specs.Root{Path: rootTree, Readonly: !a.image},
 		Process: &specs.Process{
 			User: specs.User{}, Args: []string{supervisor}, Env: []string{}, Cwd: "/", NoNewPrivileges: true,
-			Capabilities: &specs.LinuxCapabilities{Bounding: supervisorCaps, Effective: supervisorCaps, Permitted: supervisorCaps},
+			Capabilities: &specs.LinuxCapabilities{Inheritable: supervisorCaps, Effective: supervisorCaps, Permitted: supervisorCaps},
 		},
 		Mounts: mounts,
 		Linux:  &specs.Linux{Namespaces: namespaces},
@@ -65,18 +68,20 @@ func bundle(spec sandbox.Spec, a *arrangement) ([]byte, error) {
 }
 
 // arguments are runsc's.
-func arguments(network sandbox.NetworkKind, a *arrangement) []string {
-	net := "none"
+func arguments(network sandbox.NetworkKind, a *arrangement, trace bool) []string {
+	net, overlay := "none", "none"
 	if network == sandbox.NetTAP {
 		net = "sandbox"
 	}
-	overlay := "none"
 	if a.image {
 		overlay = fmt.Sprintf("root:memory,size=%d", a.size)
 	}
-	return []string{Name,
+	args := []string{Name,
 		"--root=" + stateDir, "--ignore-cgroups", "--network=" + net, "--platform=systrap",
 		"--overlay2=" + overlay, "--host-uds=none", "--host-fifo=none", "--oci-seccomp=false", "--file-access=exclusive",
-		"run", fmt.Sprintf("--pass-fd=%d:%d", warden.GuestFD, warden.GuestFD), "--bundle=" + bundleDir, "sandbox",
 	}
+	if trace {
+		args = append(args, "--pod-init-config="+traceConfig)
+	}
+	return append(args, "run", fmt.Sprintf("--pass-fd=%d:%d", warden.GuestFD, warden.GuestFD), "--bundle="+bundleDir, "sandbox")
 }

@@ -59,6 +59,11 @@ func lay() error {
 	if err := os.WriteFile(bundleDir+"/config.json", o.Bundle, 0o600); err != nil {
 		return err
 	}
+	if len(o.Trace) > 0 {
+		if err := os.WriteFile(traceConfig, o.Trace, 0o600); err != nil {
+			return err
+		}
+	}
 	// The host's files are gone from here, and from all that runsc starts.
 	if err := unix.Unmount(hostDir, unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("leaving the host's files: %w", err)

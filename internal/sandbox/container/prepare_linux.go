@@ -9,6 +9,7 @@ import (
 
 	"github.com/bulkhead-dev/bulkhead/internal/childproc"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/container/trace"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/frame"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/instance"
@@ -60,11 +61,17 @@ func (b *Backend) prepare(ctx context.Context, spec sandbox.Spec) (*instance.Ins
 			}
 		}
 	}
+	o := orders{Steps: a.steps, Runsc: runsc, Bundle: config, Args: arguments(spec.Network, a, spec.Seen != nil)}
+	if spec.Seen != nil {
+		if o.Trace, err = trace.Init(warden.TraceSocket, spec.Watched != ""); err != nil {
+			return nil, err
+		}
+	}
 	limits, err := enforce(spec)
 	if err != nil {
 		return nil, err
 	}
-	i, err := b.launch(ctx, spec, orders{Steps: a.steps, Runsc: runsc, Bundle: config, Args: arguments(spec.Network, a)}, a, layers, limits)
+	i, err := b.launch(ctx, spec, o, a, layers, limits)
 	if err != nil {
 		_ = cgroup.Remove(limits.Group.Dirs)
 		return nil, err
@@ -152,7 +159,7 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, o orders, a *ar
 	}
 	err = w.Configure(warden.Config{
 		Runtime: childproc.Self(), Command: []string{childproc.Argv0(Child)}, Init: true,
-		Group: *limits.Group, CPUs: limits.CPUs, Memory: limits.Memory, Layers: layers,
+		Group: *limits.Group, CPUs: limits.CPUs, Memory: limits.Memory, Layers: layers, Trace: spec.Seen != nil,
 	}, files)
 	if err != nil {
 		conn.Close()
@@ -160,6 +167,8 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, o orders, a *ar
 	}
 	setup := guest.Setup{TaskLimit: limits.Tasks, Ports: spec.HostPorts,
 		Foreign: &guest.Foreign{UID: spec.UID, GID: spec.GID, Files: a.files, Links: a.links}}
+	setup.FileLimit, setup.DescriptorLimit = uint64(spec.Limits.Disk), uint64(spec.Limits.Descriptors)
+	setup.Watch = instance.Watch(spec.Limits, a.memoryFileSystems())
 	if spec.Network == sandbox.NetRelay {
 		setup.RelayPort = sandbox.RelayPort
 	}
@@ -168,8 +177,8 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, o orders, a *ar
 		f.Close()
 	}
 	files = nil
-	i := instance.New(instance.Parts{Spec: spec, Limits: limits, Warden: w, Guest: guest.NewClient(conn, setup, nil), Door: door, Foreign: true,
-		Runtime: "gVisor", Explain: explain})
+	i := instance.New(instance.Parts{Spec: spec, Limits: limits, Warden: w, Guest: guest.NewClient(conn, setup, nil, nil), Door: door, Foreign: true,
+		Trace: func(l *os.File) { observe(l, spec) }, Runtime: "gVisor", Explain: explain})
 	if err := i.Await(ctx); err != nil {
 		_ = i.Kill()
 		return nil, err

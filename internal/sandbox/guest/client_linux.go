@@ -25,6 +25,7 @@ type Client struct {
 	conn   *frame.Conn
 	keeps  keeps
 	writes *sandbox.Writes
+	seen   func(sandbox.Seen)
 	ready  chan struct{}
 	done   chan struct{}
 
@@ -36,6 +37,7 @@ type Client struct {
 	listener *os.File
 	ports    []sandbox.Listener
 	devices  []uint64
+	usage    sandbox.Usage
 	err      error
 
 	foreign bool
@@ -44,11 +46,12 @@ type Client struct {
 }
 
 // NewClient starts the conversation on a connection, which it takes over. w is
-// asked about writes; nil if nothing of the host is writable inside.
-func NewClient(conn *frame.Conn, s Setup, w *sandbox.Writes) *Client {
+// asked about writes; nil if nothing of the host is writable inside. seen is told of
+// what Setup.Sights asks for.
+func NewClient(conn *frame.Conn, s Setup, w *sandbox.Writes, seen func(sandbox.Seen)) *Client {
 	s.Guard = guardSetup(w)
-	c := &Client{conn: conn, writes: w, ready: make(chan struct{}), done: make(chan struct{}), procs: map[uint32]*Process{}, dials: map[uint32]chan dialed{},
-		x: exchange{guarded: w != nil, relay: s.RelayPort != 0, ports: len(s.Ports), layers: len(s.Layers), commands: map[uint32]*commandState{}, dials: map[uint32]bool{},
+	c := &Client{conn: conn, writes: w, seen: seen, ready: make(chan struct{}), done: make(chan struct{}), procs: map[uint32]*Process{}, dials: map[uint32]chan dialed{},
+		x: exchange{guarded: w != nil, relay: s.RelayPort != 0, ports: len(s.Ports), layers: len(s.Layers), watched: s.Watch != nil, sights: s.Sights, commands: map[uint32]*commandState{}, dials: map[uint32]bool{},
 			foreign: s.Foreign != nil, arrived: map[uint32]bool{}},
 		foreign: s.Foreign != nil, doors: map[int]*os.File{}, arrived: make(chan report, maxWaiting)}
 	c.x.listens = func(port int) bool { return c.doors[port] != nil }
@@ -86,6 +89,13 @@ func (c *Client) Devices() []uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.devices
+}
+
+// Usage is what the supervisor last said about Setup.Watch.
+func (c *Client) Usage() sandbox.Usage {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.usage
 }
 
 // Done is closed when the conversation has ended.
@@ -196,6 +206,15 @@ func (c *Client) take(r report, files []*os.File, s Setup) error {
 		if p != nil {
 			p.modes = *r.Modes
 		}
+	case kindSeen:
+		for _, s := range r.Sights {
+			c.seen(sandbox.Seen{What: s.What, PID: s.PID, Name: string(s.Name), Path: string(s.Path), Code: -1})
+		}
+		if r.Lost > 0 {
+			c.seen(sandbox.Seen{What: sandbox.SeenLost, Count: r.Lost})
+		}
+	case kindUsage:
+		c.usage = sandbox.Usage{Bytes: r.Usage.Bytes, Inodes: r.Usage.Inodes, CPU: time.Duration(r.Usage.CPU), Looks: r.Usage.Looks}
 	case kindArrived:
 		c.arrived <- r // judge has bounded them
 	}

@@ -113,6 +113,12 @@ func limit(s Setup) error {
 	if err == nil && s.TaskLimit > 0 {
 		err = set("processes", unix.RLIMIT_NPROC, s.TaskLimit)
 	}
+	if err == nil && s.FileLimit > 0 {
+		err = set("a file's size", unix.RLIMIT_FSIZE, s.FileLimit)
+	}
+	if err == nil && s.DescriptorLimit > 0 {
+		err = set("descriptors", unix.RLIMIT_NOFILE, s.DescriptorLimit)
+	}
 	return err
 }
 

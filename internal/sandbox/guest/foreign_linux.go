@@ -49,8 +49,12 @@ func settleIn(s Setup) error {
 	if err := limit(s); err != nil {
 		return err
 	}
-	prepareThreads() // what comes later has the numbers of its thread
-	return becomeOther()
+	// Each thread has to be stopped for each step, so there are few of them yet.
+	if err := becomeOther(); err != nil {
+		return err
+	}
+	prepareThreads()
+	return nil
 }
 
 // supervisorID is the supervisor's own number under a foreign kernel: nothing
@@ -59,23 +63,17 @@ const supervisorID = 65533
 
 // becomeOther gives all threads that number, and of the capabilities those that
 // acting for the user takes. Nothing that is started can have any: the bounding
-// set is empty.
+// set is empty from the start, and the inheritable set is from here on.
 func becomeOther() error {
+	if err := boundless(); err != nil {
+		return err
+	}
 	const keep = 1<<unix.CAP_CHOWN | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_KILL | 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID | 1<<unix.CAP_SETFCAP
 	all := func(what string, nr uintptr, a, b uintptr) error {
 		if _, _, errno := syscall.AllThreadsSyscall(nr, a, b, 0); errno != 0 {
 			return fmt.Errorf("%s: %w", what, errno)
 		}
 		return nil
-	}
-	for c := uintptr(0); ; c++ {
-		err := all("dropping capabilities", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c)
-		if errors.Is(err, unix.EINVAL) && c > unix.CAP_SETFCAP {
-			break // past the last one
-		}
-		if err != nil {
-			return err
-		}
 	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	data := [2]unix.CapUserData{{Effective: keep & 0xffffffff, Permitted: keep & 0xffffffff}}
@@ -91,6 +89,23 @@ func becomeOther() error {
 		}
 	}
 	return nil
+}
+
+// boundless refuses any capability in the bounding set.
+func boundless() error {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return fmt.Errorf("checking capabilities: %w", err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if set, ok := strings.CutPrefix(line, "CapBnd:"); ok {
+			if set = strings.TrimSpace(set); set != "" && strings.Trim(set, "0") == "" {
+				return nil
+			}
+			return fmt.Errorf("capabilities could be gained inside the sandbox (CapBnd: %s)", set)
+		}
+	}
+	return errors.New("checking capabilities: /proc/self/status doesn't list them")
 }
 
 // parents makes the folders above a file or link, as the user's.

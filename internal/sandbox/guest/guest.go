@@ -64,10 +64,18 @@ type Setup struct {
 	// Where no cgroup enforces the limits. 0: no limit.
 	DataLimit uint64 `json:"data_limit,omitempty"` // RLIMIT_DATA, bytes
 	TaskLimit uint64 `json:"task_limit,omitempty"` // RLIMIT_NPROC, processes and threads
-	PinCPUs   bool   `json:"pin_cpus,omitempty"`
-	BoundShm  bool   `json:"bound_shm,omitempty"`
+	// Of each process:
+	FileLimit       uint64 `json:"file_limit,omitempty"`       // RLIMIT_FSIZE, bytes
+	DescriptorLimit uint64 `json:"descriptor_limit,omitempty"` // RLIMIT_NOFILE
+	// Watch asks for usage reports; nil: none.
+	Watch    *Watch `json:"watch,omitempty"`
+	PinCPUs  bool   `json:"pin_cpus,omitempty"`
+	BoundShm bool   `json:"bound_shm,omitempty"`
 	// Guard says which writes are decided by name; nil: none.
 	Guard *guard.Setup `json:"guard,omitempty"`
+	// Sights asks for reports of processes, and of files of the guard's folders that
+	// are opened for writing.
+	Sights bool `json:"sights,omitempty"`
 	// Foreign is set where the kernel inside is not the host's.
 	Foreign *Foreign `json:"foreign,omitempty"`
 }
@@ -99,6 +107,34 @@ type Link struct {
 	Path []byte `json:"path"`
 	To   []byte `json:"to"`
 }
+
+// Watch says what usage reports are about.
+type Watch struct {
+	// Memory are the mount points of memory file systems.
+	Memory Paths `json:"memory,omitempty"`
+	// Inodes: there are so many at most; 0: they are not counted.
+	Inodes int64 `json:"inodes,omitempty"`
+	CPU    bool  `json:"cpu,omitempty"`
+}
+
+// usage is what a usage report says, see sandbox.Usage.
+type usage struct {
+	Bytes  int64 `json:"bytes,omitempty"`
+	Inodes int64 `json:"inodes,omitempty"`
+	CPU    int64 `json:"cpu,omitempty"` // nanoseconds
+	Looks  int64 `json:"looks,omitempty"`
+}
+
+// sight is a sandbox.Seen.
+type sight struct {
+	What sandbox.SeenKind `json:"what"`
+	PID  int              `json:"pid,omitempty"`
+	Name guard.Bytes      `json:"name,omitempty"`
+	Path guard.Bytes      `json:"path,omitempty"`
+}
+
+// maxSights bounds a report of them.
+const maxSights = 64
 
 // Modes are a terminal's settings; see sandbox.Modes.
 type Modes = sandbox.Modes
@@ -169,6 +205,8 @@ type request struct {
 type keptRequest struct {
 	ID    uint32 `json:"id"`
 	Error string `json:"error,omitempty"` // no version was made
+	// Spool is how many bytes the spool that comes along may get.
+	Spool int64 `json:"spool,omitempty"`
 }
 
 // lineRequest changes a terminal. What is zero or nil stays.
@@ -227,6 +265,8 @@ const (
 	kindMade    = "made"    // nothing stood at Path before
 	kindModes   = "modes"   // a terminal's settings changed
 	kindArrived = "arrived" // a connection to one of the listeners waits for its socket
+	kindUsage   = "usage"   // what is used has changed
+	kindSeen    = "seen"    // Sights, and how many more there were
 )
 
 // report is what the supervisor sends.
@@ -249,6 +289,11 @@ type report struct {
 	// Modes, with started and modes: the terminal's settings.
 	Modes *Modes `json:"modes,omitempty"`
 	Port  int    `json:"port,omitempty"`
+	// With seen.
+	Sights []sight `json:"sights,omitempty"`
+	Lost   int     `json:"lost,omitempty"`
+	// Usage, with usage.
+	Usage *usage `json:"usage,omitempty"`
 }
 
 // clean makes a text from the sandbox fit for a terminal and a log.
@@ -289,6 +334,8 @@ type exchange struct {
 	relay    bool // a listener comes with ready
 	ports    int  // and so many more
 	layers   int  // so many devices come with it
+	watched  bool // usage is reported
+	sights   bool // what is seen is
 	foreign  bool // nothing comes out: connections arrive at listeners instead
 	listens  func(port int) bool
 	ready    bool
@@ -381,6 +428,19 @@ func (x *exchange) judge(r report, files int) error {
 			return fmt.Errorf("too many connections that wait")
 		}
 		x.arrived[r.ID] = true
+	case kindSeen:
+		if !x.sights || !x.ready || len(r.Sights) > maxSights || r.Lost < 0 {
+			return fmt.Errorf("sights that nobody wants to know")
+		}
+		for _, s := range r.Sights {
+			if s.PID < 0 || s.What != sandbox.SeenExec && s.What != sandbox.SeenExit && s.What != sandbox.SeenWrite {
+				return fmt.Errorf("a sight that is none")
+			}
+		}
+	case kindUsage:
+		if u := r.Usage; !x.watched || !x.ready || u == nil || u.Bytes < 0 || u.Inodes < 0 || u.CPU < 0 || u.Looks < 0 {
+			return fmt.Errorf("a usage that is none")
+		}
 	default:
 		return fmt.Errorf("unknown report")
 	}

@@ -69,7 +69,7 @@ func TestHostileSupervisor(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer liar.Close()
-			client := NewClient(ours, Setup{RelayPort: c.relay, Ports: c.ports}, nil)
+			client := NewClient(ours, Setup{RelayPort: c.relay, Ports: c.ports}, nil, nil)
 			go func() {
 				for i, r := range c.say {
 					var fs []*os.File
@@ -99,7 +99,7 @@ func TestHostileTerminal(t *testing.T) {
 	ours, theirs, _ := frame.Pair()
 	liar, _ := frame.New(theirs)
 	defer liar.Close()
-	client := NewClient(ours, Setup{}, nil)
+	client := NewClient(ours, Setup{}, nil, nil)
 	null, _ := os.OpenFile("/dev/null", os.O_RDWR, 0)
 	defer null.Close()
 	go func() {
@@ -179,7 +179,7 @@ func TestHostileConnection(t *testing.T) {
 			ours, theirs, _ := frame.Pair()
 			liar, _ := frame.New(theirs)
 			defer liar.Close()
-			client := NewClient(ours, Setup{}, nil)
+			client := NewClient(ours, Setup{}, nil, nil)
 			go func() {
 				liar.Send(time.Time{}, report{Kind: kindReady})
 				for {
@@ -217,7 +217,7 @@ func TestHostileConnection(t *testing.T) {
 func TestSilentSupervisor(t *testing.T) {
 	ours, theirs, _ := frame.Pair()
 	defer theirs.Close()
-	client := NewClient(ours, Setup{}, nil)
+	client := NewClient(ours, Setup{}, nil, nil)
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	if _, err := client.Ready(ctx); !errors.Is(err, context.DeadlineExceeded) {

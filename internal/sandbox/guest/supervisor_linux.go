@@ -43,6 +43,7 @@ type supervisor struct {
 	byPID    map[int]*command
 	commands map[uint32]*command
 
+	sights  *sights  // nil: nobody wants to know
 	foreign *Foreign // nil: the host's kernel
 	arrived arrivals
 }
@@ -165,6 +166,10 @@ func superviseWith(conn *frame.Conn, setup Setup, oomScore *os.File) int {
 	if err == nil {
 		err = verify(setup.Judged)
 	}
+	var watching *watcher
+	if err == nil && setup.Watch != nil {
+		watching, err = newWatcher(*setup.Watch)
+	}
 	if err != nil {
 		return fail(err)
 	}
@@ -184,6 +189,9 @@ func superviseWith(conn *frame.Conn, setup Setup, oomScore *os.File) int {
 	files = append(files, ports...)
 	s := &supervisor{conn: conn, oomScore: oomScore, byPID: map[int]*command{}, commands: map[uint32]*command{}, foreign: setup.Foreign,
 		arrived: arrivals{waiting: map[uint32]chan *os.File{}, slots: make(chan struct{}, maxArrivals)}}
+	if setup.Sights {
+		s.sights = newSights()
+	}
 	work := make(chan func())
 	spawning := make(chan spawnReady)
 	go s.spawn(setup.Guard, work, spawning)
@@ -200,10 +208,13 @@ func superviseWith(conn *frame.Conn, setup Setup, oomScore *os.File) int {
 	if s.foreign != nil {
 		report.V6 = false
 		s.report(report)
+		go watching.run(s.report)
 		s.serveListeners(setup, files)
 		return s.serve(work)
 	}
 	s.report(report, files...)
+	go watching.run(s.report)
+	go s.sights.run(s.report)
 	for _, f := range files {
 		f.Close()
 	}
@@ -262,7 +273,7 @@ func (s *supervisor) serve(work chan<- func()) int {
 		case r.Dial != nil:
 			go s.dial(*r.Dial)
 		case r.Kept != nil && s.host != nil:
-			s.host.kept(*r.Kept)
+			s.host.kept(*r.Kept, files)
 		case r.Line != nil:
 			s.setLine(*r.Line)
 		case r.Carry != nil:
@@ -438,6 +449,7 @@ func (s *supervisor) reapAll() {
 				continue
 			}
 			delete(s.commands, c.id)
+			s.sights.flush(s.report)
 			s.report(report{Kind: kindExited, ID: c.id, Code: exitCode(st)})
 		}
 	}

@@ -2,6 +2,7 @@ package guest
 
 import (
 	"errors"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,15 +45,27 @@ func (c *Client) keep(r report) error {
 	}
 	go func() {
 		k := keptRequest{ID: r.ID}
-		if err := c.writes.Keep(sandbox.Change{Path: string(r.Path), Again: r.Again, Tree: r.Tree}); err != nil {
+		var files []*os.File
+		spool, err := c.writes.Keep(sandbox.Change{Path: string(r.Path), Again: r.Again, Tree: r.Tree})
+		if err != nil {
 			k.Error = clean(err.Error())
 		}
+		if spool != nil {
+			defer spool.File.Close()
+			k.Spool, files = spool.Limit, []*os.File{spool.File}
+		}
 		c.keeps.running.Add(-1)
-		if err := c.conn.Send(time.Now().Add(sendTimeout), request{Kept: &k}); err != nil {
+		if err := c.conn.Send(time.Now().Add(sendTimeout), request{Kept: &k}, files...); err != nil {
 			c.conn.Close()
 		}
 	}()
 	return nil
+}
+
+// kept is the answer to a Keep.
+type kept struct {
+	spool *guard.Spool
+	err   string
 }
 
 // host is the guard's way to the controller.
@@ -61,12 +74,12 @@ type host struct {
 
 	mu      sync.Mutex
 	next    uint32
-	waiting map[uint32]chan string
+	waiting map[uint32]chan kept
 	denied  chan report
 }
 
 func newHost(s *supervisor) *host {
-	h := &host{s: s, waiting: map[uint32]chan string{}, denied: make(chan report, 256)}
+	h := &host{s: s, waiting: map[uint32]chan kept{}, denied: make(chan report, 256)}
 	go func() {
 		for r := range h.denied {
 			s.report(r)
@@ -85,30 +98,38 @@ func (h *host) Refused(r guard.Refusal) {
 }
 
 // Keep implements guard.Host.
-func (h *host) Keep(path string, again, tree bool) error {
-	answer := make(chan string, 1)
+func (h *host) Keep(path string, again, tree bool) (*guard.Spool, error) {
+	answer := make(chan kept, 1)
 	h.mu.Lock()
 	h.next++
 	id := h.next
 	h.waiting[id] = answer
 	h.mu.Unlock()
 	h.s.report(report{Kind: kindKeep, ID: id, Path: guard.Bytes(path), Again: again, Tree: tree})
-	if text := <-answer; text != "" {
-		return errors.New(text)
+	k := <-answer
+	if k.err != "" {
+		return k.spool, errors.New(k.err)
 	}
-	return nil
+	return k.spool, nil
 }
+
+// Opened implements guard.Host.
+func (h *host) Opened(path string) { h.s.sights.opened(path) }
 
 // Made implements guard.Host.
 func (h *host) Made(path string) { h.s.report(report{Kind: kindMade, Path: guard.Bytes(path)}) }
 
-func (h *host) kept(k keptRequest) {
+func (h *host) kept(k keptRequest, files []*os.File) {
 	h.mu.Lock()
 	answer := h.waiting[k.ID]
 	delete(h.waiting, k.ID)
 	h.mu.Unlock()
+	a := kept{err: k.Error}
+	if len(files) > 0 {
+		a.spool = &guard.Spool{File: files[0], Limit: k.Spool}
+	}
 	if answer != nil {
-		answer <- k.Error
+		answer <- a
 	}
 }
 

@@ -47,6 +47,9 @@ type Parts struct {
 	// Foreign: the kernel inside numbers devices by itself, and who arranged the
 	// mounts has looked at the layers.
 	Foreign bool
+	// Trace takes over the listening socket for monitoring, if the warden was to make
+	// one.
+	Trace func(listener *os.File)
 	// Runtime is what the warden runs ("bwrap"), for messages.
 	Runtime string
 	// Explain turns what the warden or the runtime said into an error with the
@@ -97,6 +100,10 @@ func (i *Instance) listen() {
 		switch r.Kind {
 		case warden.KindTAP:
 			i.link = f
+		case warden.KindTrace:
+			if i.Trace != nil && f != nil {
+				go i.Trace(f)
+			}
 		case warden.KindLayer:
 			i.layers = append(i.layers, r.Device)
 		case warden.KindPID:
@@ -279,6 +286,12 @@ func (i *Instance) Start(ctx context.Context, c sandbox.Command) (sandbox.Proces
 func (i *Instance) Host() (warden int, cgroups []string) {
 	return i.Warden.Cmd.Process.Pid, i.Limits.Group.Dirs
 }
+
+// Means says for each limit of memory, tasks and processors what enforces it here.
+func (i *Instance) Means() []string { return i.Limits.means(i.Spec.Limits) }
+
+// Usage implements sandbox.Instance.
+func (i *Instance) Usage() sandbox.Usage { return i.Guest.Usage() }
 
 // PID implements sandbox.Instance.
 func (i *Instance) PID() int {

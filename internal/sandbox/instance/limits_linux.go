@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/process/cgroup"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 	"golang.org/x/sys/unix"
@@ -80,6 +81,40 @@ func (e *Enforcement) withoutCgroup(l sandbox.Limits) error {
 		e.CPUs = all[:min(want, len(all))]
 	}
 	return nil
+}
+
+// means says for each limit what enforces it.
+func (e *Enforcement) means(l sandbox.Limits) []string {
+	cgroup := func(dir, otherwise string) string {
+		if dir == "" {
+			return otherwise
+		}
+		return "cgroup " + dir
+	}
+	var lines []string
+	if l.Memory > 0 {
+		lines = append(lines, fmt.Sprintf("memory %d MiB: %s", l.Memory>>20, cgroup(e.Group.Memory, "added up ten times a second, and RLIMIT_DATA")))
+	}
+	if l.PIDs > 0 {
+		lines = append(lines, fmt.Sprintf("pids %d: %s", l.PIDs, cgroup(e.Group.PIDs, "RLIMIT_NPROC")))
+	}
+	if l.CPUs > 0 {
+		lines = append(lines, fmt.Sprintf("cpus %g: %s", l.CPUs, cgroup(e.Group.CPUs, fmt.Sprintf("processors %v only", e.CPUs))))
+	}
+	return lines
+}
+
+// Watch is what a supervisor has to look at for the limits that a session
+// enforces; memory are the sandbox's memory file systems.
+func Watch(l sandbox.Limits, memory []string) *guest.Watch {
+	if l.Disk == 0 && l.Inodes == 0 && l.Idle == 0 {
+		return nil
+	}
+	w := &guest.Watch{Inodes: l.Inodes, CPU: l.Idle > 0}
+	if l.Disk > 0 || l.Inodes > 0 {
+		w.Memory = memory
+	}
+	return w
 }
 
 // DataLimit is RLIMIT_DATA for each process.

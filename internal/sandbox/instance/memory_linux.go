@@ -27,7 +27,8 @@ func MemoryFile(content []byte) (*os.File, error) {
 }
 
 // TmpfsSize is for memory file systems without a size of their own: a quarter
-// of the machine's memory, and not more than the sandbox may use at all.
+// of the machine's memory, and not more than
+// the sandbox may use or keep at all.
 func TmpfsSize(l sandbox.Limits) int64 {
 	size := int64(1 << 30)
 	var si unix.Sysinfo_t
@@ -36,6 +37,9 @@ func TmpfsSize(l sandbox.Limits) int64 {
 	}
 	if l.Memory > 0 {
 		size = min(size, l.Memory)
+	}
+	if l.Disk > 0 {
+		size = min(size, l.Disk)
 	}
 	return max(size, 1<<20)
 }

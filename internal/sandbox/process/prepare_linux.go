@@ -143,6 +143,9 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, bwrap string, p
 	}
 	setup := guest.Setup{ReadOnly: p.readOnly, Writable: p.writable, DataLimit: limits.DataLimit(), TaskLimit: limits.Tasks,
 		PinCPUs: len(limits.CPUs) > 0, BoundShm: limits.Memory > 0, Ports: spec.HostPorts, Judged: guest.Identities(spec.Judged)}
+	setup.FileLimit, setup.DescriptorLimit = uint64(spec.Limits.Disk), uint64(spec.Limits.Descriptors)
+	setup.Sights = spec.Seen != nil
+	setup.Watch = instance.Watch(spec.Limits, p.tmpfs)
 	for _, l := range layers {
 		setup.Layers = append(setup.Layers, string(l.Path))
 	}
@@ -154,7 +157,7 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, bwrap string, p
 		f.Close()
 	}
 	files = nil
-	i := instance.New(instance.Parts{Spec: spec, Limits: limits, Warden: w, Guest: guest.NewClient(conn, setup, spec.Writes), Door: door,
+	i := instance.New(instance.Parts{Spec: spec, Limits: limits, Warden: w, Guest: guest.NewClient(conn, setup, spec.Writes, spec.Seen), Door: door,
 		Runtime: "bwrap", Explain: explain})
 	if err := i.Await(ctx); err != nil {
 		_ = i.Kill()

@@ -108,6 +108,11 @@ func (k *keeper) start(files []*os.File) error {
 			return err
 		}
 	}
+	if k.cfg.Trace {
+		if err := k.trace(); err != nil {
+			return err
+		}
+	}
 	if k.cfg.Init { // the runtime takes the link as it finds it
 		if err := k.link(); err != nil {
 			return err
@@ -164,6 +169,29 @@ func (k *keeper) link() error {
 	}
 	k.report(Report{Kind: KindTAP}, tap)
 	return tap.Close()
+}
+
+// trace makes the socket for monitoring, and hands it out: what comes there is not
+// for this process to read.
+func (k *keeper) trace() error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		defer unix.Close(fd)
+		err = unix.Bind(fd, &unix.SockaddrUnix{Name: TraceSocket})
+	}
+	if err == nil {
+		err = unix.Listen(fd, 1)
+	}
+	if err != nil {
+		return fmt.Errorf("warden: the socket for monitoring: %w", err)
+	}
+	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("warden: the socket for monitoring: %w", err)
+	}
+	f := os.NewFile(uintptr(dup), "monitoring")
+	k.report(Report{Kind: KindTrace}, f)
+	return f.Close()
 }
 
 // sealDevices makes /dev read-only in this process's own mount namespace. bwrap

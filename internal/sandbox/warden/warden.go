@@ -21,6 +21,10 @@ import "github.com/bulkhead-dev/bulkhead/internal/sandbox/process/cgroup"
 // Child is the warden's name in the child registry.
 const Child = "warden"
 
+// TraceSocket is where the runtime finds the socket for its monitoring: in the
+// abstract names of the sandbox's network namespace on the host.
+const TraceSocket = "@bulkhead-trace"
+
 // Interface is the TAP's name inside the sandbox.
 const Interface = "tap0"
 
@@ -51,6 +55,9 @@ type Config struct {
 	SealDevices bool `json:"seal_devices,omitempty"`
 	// Layers are mounted before bwrap starts, in the warden's own view.
 	Layers []Layer `json:"layers,omitempty"`
+	// Trace makes the socket that the runtime sends its monitoring to; it is handed
+	// out.
+	Trace bool `json:"trace,omitempty"`
 	// Files counts the descriptors that follow: the guest's socket, the
 	// arguments, the data files.
 	Files int `json:"files"`
@@ -71,6 +78,7 @@ type Layer struct {
 const (
 	KindLayer = "layer" // one is mounted; Device is what stat says of all in it
 	KindTAP   = "tap"   // the TAP's descriptor comes along
+	KindTrace = "trace" // the listening socket for monitoring comes along
 	KindPID   = "pid"   // the sandbox's first process exists
 	KindError = "error" // setting up failed; Text says why
 	KindLimit = "limit" // Text names the limit that was exceeded; the sandbox is killed

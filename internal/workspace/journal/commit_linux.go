@@ -215,10 +215,24 @@ func (j *Journal) keepFor(root *os.File, s *step) error {
 	return nil
 }
 
+const folderPrefix = ".bulkhead-"
+
 // folderName is the commit's own folder in the workspace; it is there only while
 // the commit is under way.
 func (j *Journal) folderName(c *commit) string {
-	return ".bulkhead-" + string(j.meta.Session) + "-" + strconv.Itoa(c.number)
+	return folderPrefix + string(j.meta.Session) + "-" + strconv.Itoa(c.number)
+}
+
+// SessionOf returns whose commit is under way, or broke off, if a workspace holds
+// something of that name. Anybody can make the name.
+func SessionOf(name string) (vocabulary.SessionID, bool) {
+	rest, ok := strings.CutPrefix(name, folderPrefix)
+	cut := strings.LastIndexByte(rest, '-')
+	if !ok || cut < 0 {
+		return "", false
+	}
+	id, err := vocabulary.ParseSessionID(rest[:cut])
+	return id, err == nil
 }
 
 func (j *Journal) folder(root *os.File, c *commit) (*os.File, error) {

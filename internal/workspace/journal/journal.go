@@ -4,7 +4,8 @@
 //
 // A journal is one directory of the user's own, for one session: meta.json, an
 // append-only log of one checked line for each fact (log), and the kept contents:
-// small ones one behind the other (pack), others each in a file (content/N), which
+// small ones one behind the other (pack, and spool, which the guard in the sandbox
+// writes), others each in a file (content/N), which
 // shares its blocks with the workspace's where the filesystem can. Nothing about it is in memory only: after kill -9 or a reboot Open
 // finds what is true, and Recover finishes taking back a commit that broke off.
 //
@@ -87,9 +88,10 @@ type Version struct {
 	Foreign bool
 	Time    time.Time
 
-	// Where the content is: a file of its own, or stored bytes at pack-1 of the pack.
-	content, pack, stored int64
-	sum                   uint32 // of packed bytes
+	// Where the content is: a file of its own, or stored bytes at pack-1 of the pack
+	// or at spool-1 of the spool.
+	content, pack, spool, stored int64
+	sum                          uint32 // of packed or spooled bytes
 }
 
 // Change is one step of a commit: what shall stand at a path.
@@ -132,7 +134,8 @@ type Report struct {
 // not kept.
 var (
 	// ErrBudget: the contents would exceed Meta.Budget.
-	ErrBudget = errors.New("the budget for kept versions is used up")
+	ErrBudget  = errors.New("the budget for kept versions is used up")
+	errBadPath = errors.New("not a path in a workspace")
 	// ErrRunning: another process has the journal open.
 	ErrRunning = errors.New("the session is running, or another command works on it")
 )

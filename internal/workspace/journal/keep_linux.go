@@ -54,6 +54,9 @@ func Look(root *os.File, path string) (State, error) {
 // fs.ErrPermission for a file that can't be read; unix.ELOOP for a link on the
 // way; a full disk. Nothing is flushed to disk: see Sync.
 func (j *Journal) Keep(root *os.File, path string, force bool) (Version, error) {
+	if err := j.drain(); err != nil {
+		return Version{}, err
+	}
 	return j.keepNow(root, path, force, false)
 }
 
@@ -64,17 +67,23 @@ func (j *Journal) keepNow(root *os.File, path string, force, foreign bool) (Vers
 // Note records that path is changed although its content can't be kept. Undo then
 // names it.
 func (j *Journal) Note(root *os.File, path string) (Version, error) {
+	if err := j.drain(); err != nil {
+		return Version{}, err
+	}
 	return j.keep(path, false, false, func() (Version, error) { return j.take(root, path, true) })
 }
 
 // Absent records that nothing stood at path before the session, on somebody's word.
 func (j *Journal) Absent(path string) (Version, error) {
+	if err := j.drain(); err != nil {
+		return Version{}, err
+	}
 	return j.keep(path, false, false, func() (Version, error) { return absentVersion(path), nil })
 }
 
 func (j *Journal) keep(path string, force, foreign bool, take func() (Version, error)) (Version, error) {
 	if err := tree.Check(path); err != nil {
-		return Version{}, err
+		return Version{}, fmt.Errorf("%w: %w", errBadPath, err)
 	}
 	number := 0
 	j.mu.Lock()
@@ -105,7 +114,7 @@ func (j *Journal) keep(path string, force, foreign bool, take func() (Version, e
 	defer j.mu.Unlock()
 	delete(j.underWay, path)
 	defer close(done)
-	if err == nil {
+	if err == nil && !j.looking {
 		err = j.write(false, keepEntry(&v))
 	}
 	if err != nil {
@@ -121,7 +130,7 @@ func (j *Journal) keep(path string, force, foreign bool, take func() (Version, e
 }
 
 func keepEntry(v *Version) *entry {
-	e := &entry{Type: typeKeep, At: v.Time.UnixNano(), Path: name(v.Path), Number: v.Number, Is: &v.State, Content: v.content, Pack: v.pack, Sum: v.sum, Stored: v.stored, Target: name(v.Target), Foreign: v.Foreign}
+	e := &entry{Type: typeKeep, At: v.Time.UnixNano(), Path: name(v.Path), Number: v.Number, Is: &v.State, Content: v.content, Pack: v.pack, Spool: v.spool, Sum: v.sum, Stored: v.stored, Target: name(v.Target), Foreign: v.Foreign}
 	e.Lost = v.Kind == File && !v.Kept
 	return e
 }
@@ -223,7 +232,7 @@ func (j *Journal) storePacked(src *os.File, size int64, v *Version) error {
 func (j *Journal) reserve(bytes int64, v *Version, place func()) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.stored+bytes > j.meta.Budget {
+	if j.stored+j.reserved+bytes > j.meta.Budget {
 		return ErrBudget
 	}
 	j.stored += bytes
@@ -249,11 +258,15 @@ func (j *Journal) openContent(v Version) (*os.File, error) {
 			return nil, err
 		}
 		return os.NewFile(uintptr(fd), v.Path), nil
-	case v.pack == 0:
+	case v.pack == 0 && v.spool == 0:
 		return nil, errors.New("its content was not kept")
 	}
+	from, at := j.pack, v.pack-1
+	if v.spool > 0 {
+		from, at = j.spool, v.spool-1
+	}
 	buf := make([]byte, v.stored)
-	if _, err := j.pack.ReadAt(buf, v.pack-1); err != nil && (err != io.EOF || v.stored > 0) {
+	if _, err := from.ReadAt(buf, at); err != nil && (err != io.EOF || v.stored > 0) {
 		return nil, err
 	}
 	if crc32.Checksum(buf, castagnoli) != v.sum {
@@ -277,6 +290,9 @@ func (j *Journal) openContent(v Version) (*os.File, error) {
 // KeepTree keeps path and, if it is a directory, all below it: for a change of a
 // directory's name, or its removal.
 func (j *Journal) KeepTree(root *os.File, path string, force bool) error {
+	if err := j.drain(); err != nil {
+		return err
+	}
 	return j.keepTree(root, path, force, false)
 }
 
@@ -302,6 +318,9 @@ const leaveBatch = 256
 // Undo can tell it from what others put there later. Call it once nothing of the
 // session runs any more.
 func (j *Journal) LeaveAll(root *os.File) error {
+	if err := j.drain(); err != nil {
+		return err
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	var batch []*entry

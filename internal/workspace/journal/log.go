@@ -24,6 +24,7 @@ type entry struct {
 	Target  name   `json:"target,omitempty"`  // keep, of a link
 	Content int64  `json:"content,omitempty"` // keep, of a file: the content file's number
 	Pack    int64  `json:"pack,omitempty"`    // keep, of a small file: 1 + where it is in the pack
+	Spool   int64  `json:"spool,omitempty"`   // keep, of one from the spool: 1 + where it is there
 	Sum     uint32 `json:"sum,omitempty"`
 	Stored  int64  `json:"stored,omitempty"`
 	Lost    bool   `json:"lost,omitempty"` // keep, of a file: without content
@@ -151,12 +152,12 @@ func (e *entry) check() error {
 	switch e.Type {
 	case typeKeep:
 		places := 0
-		for _, there := range []bool{e.Content != 0, e.Pack != 0, e.Lost} {
+		for _, there := range []bool{e.Content != 0, e.Pack != 0, e.Spool != 0, e.Lost} {
 			if there {
 				places++
 			}
 		}
-		if e.Content < 0 || e.Pack < 0 || e.Stored < 0 || e.Pack > 0 && e.Stored > smallest || e.Pack > 1<<50 {
+		if e.Content < 0 || e.Pack < 0 || e.Spool < 0 || e.Stored < 0 || e.Content == 0 && e.Stored > smallest || e.Pack > 1<<50 || e.Spool > 1<<50 {
 			return bad("no place for a content")
 		}
 		if (places == 1) != (e.Is.Kind == File) || places > 1 || (e.Target != "") != (e.Is.Kind == Link) {

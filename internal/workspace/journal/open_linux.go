@@ -24,6 +24,7 @@ const (
 	metaFile   = "meta.json"
 	logFile    = "log"
 	packFile   = "pack"
+	spoolFile  = "spool"
 	contentDir = "content"
 )
 
@@ -35,12 +36,18 @@ type Journal struct {
 	pack    *os.File
 	log     *os.File // locked while the journal is open
 	cloner  tree.Cloner
+	looking bool // nothing is written
+
+	draining sync.Mutex // before mu
+	spool    *os.File   // nil: there is none
+	drained  int64      // up to where it was taken in
 
 	mu       sync.Mutex
 	size     int64 // of the log
 	broken   error // a torn line that could not be taken back: sticky
 	stored   int64
 	contents int64 // the last content number
+	reserved int64 // of the budget, for the spool
 	packed   int64 // the end of the pack
 	versions []Version
 	byPath   map[string][]int // indexes of versions
@@ -211,7 +218,7 @@ func openDir(dir string, looking bool) (*Journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &Journal{dir: d, byPath: map[string][]int{}, underWay: map[string]chan struct{}{}, left: map[string]left{}, base: map[string]int{}}
+	j := &Journal{dir: d, looking: looking, byPath: map[string][]int{}, underWay: map[string]chan struct{}{}, left: map[string]left{}, base: map[string]int{}}
 	if err := j.open(looking); err != nil {
 		j.Close()
 		return nil, err
@@ -269,15 +276,18 @@ func (j *Journal) open(looking bool) (err error) {
 	if err != nil {
 		return fmt.Errorf("the record in %s is damaged, and nothing is taken from it: %w", tree.Show(j.dir.Name()), err)
 	}
-	if looking {
-		return nil
-	}
-	if used < len(data) {
+	if !looking && used < len(data) {
 		if err := j.log.Truncate(int64(used)); err != nil {
 			return err
 		}
 	}
 	j.size = int64(used)
+	if err := j.openSpool(); err != nil {
+		return err
+	}
+	if err := j.drain(); err != nil || looking {
+		return err
+	}
 	return j.sweep()
 }
 
@@ -313,7 +323,7 @@ func (j *Journal) replay(e entry) error {
 			return errors.New("a version is missing")
 		}
 		j.addVersion(Version{Path: path, Number: e.Number, State: *e.Is, Target: string(e.Target), Kept: e.Is.Kind != Other && !e.Lost,
-			Time: time.Unix(0, e.At), content: e.Content, pack: e.Pack, sum: e.Sum, Foreign: e.Foreign, stored: e.Stored})
+			Time: time.Unix(0, e.At), content: e.Content, pack: e.Pack, spool: e.Spool, sum: e.Sum, Foreign: e.Foreign, stored: e.Stored})
 		return nil
 	case typeLeft:
 		j.left[path] = left{*e.Is, e.Number}
@@ -389,6 +399,9 @@ func (j *Journal) addVersion(v Version) {
 	if v.pack > 0 {
 		j.packed = max(j.packed, v.pack-1+v.stored)
 	}
+	if v.spool > 0 {
+		j.drained = max(j.drained, v.spool-1+v.stored)
+	}
 	j.stored += v.stored
 }
 
@@ -423,7 +436,7 @@ func (j *Journal) write(sync bool, entries ...*entry) error {
 
 // Close lets another process open the journal.
 func (j *Journal) Close() error {
-	for _, f := range []*os.File{j.log, j.pack, j.content, j.dir} {
+	for _, f := range []*os.File{j.log, j.pack, j.content, j.dir, j.spool} {
 		if f != nil {
 			f.Close()
 		}

@@ -63,6 +63,50 @@ func (j *Journal) Undo(root *os.File, o UndoOptions) (Report, error) {
 	return report, err
 }
 
+// BringBack brings back each file and link that was there before the session and
+// whose name is gone, as it was then: in rw-no-delete nothing is removed for good.
+// Call it after LeaveAll, or for a session that was cut off.
+func (j *Journal) BringBack(root *os.File) (Report, error) {
+	if report, err := j.Recover(root); err != nil {
+		return report, err
+	}
+	u := undo{j: j, root: root, force: true, changes: map[string]Change{}}
+	for _, v := range j.Versions() {
+		if v.Number != 1 || v.Kind != File && v.Kind != Link {
+			continue
+		}
+		now, err := Look(root, v.Path)
+		if err != nil && !errors.Is(err, unix.ELOOP) {
+			return Report{}, err
+		}
+		switch why := unkept(v); {
+		case err != nil:
+			u.conflict(v.Path, "now lies behind a link")
+		case now.Kind != Absent:
+		case why != "":
+			u.conflict(v.Path, "can't be brought back: "+why)
+		default:
+			c := j.changeTo(v)
+			c.Was, c.Forget = &now, true
+			u.changes[v.Path] = c
+		}
+	}
+	if err := u.parents(); err != nil {
+		return Report{}, err
+	}
+	report, err := j.Commit(root, "bring back", slices.Collect(maps.Values(u.changes)))
+	report.Conflicts = append(u.conflicts, report.Conflicts...)
+	return report, err
+}
+
+// CutOff reports whether the session that keeps the journal ended without LeaveAll,
+// and nothing was done about it since.
+func (j *Journal) CutOff() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return len(j.versions) > 0 && len(j.left) == 0
+}
+
 // Restore brings one version back; what is there now becomes another version.
 func (j *Journal) Restore(root *os.File, v Version) (Report, error) {
 	if report, err := j.Recover(root); err != nil {

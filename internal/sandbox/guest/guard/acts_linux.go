@@ -82,10 +82,19 @@ func (t *task) openAt(p place, flags int, mode uint64) verdict {
 		return t.refuse(p.full(), reason)
 	}
 	f, _ := g.folder(p.path)
-	if f == nil || !f.Versions {
+	if f == nil {
 		return t.hand(p.dir, p.name, flags|unix.O_NOFOLLOW|unix.O_NOCTTY, uint32(mode&0o7777), flags)
 	}
-	return t.openKept(p, flags, uint32(mode&0o7777))
+	var v verdict
+	if f.Versions {
+		v = t.openKept(p, flags, uint32(mode&0o7777))
+	} else {
+		v = t.hand(p.dir, p.name, flags|unix.O_NOFOLLOW|unix.O_NOCTTY, uint32(mode&0o7777), flags)
+	}
+	if v.errno == 0 {
+		g.host.Opened(p.full())
+	}
+	return v
 }
 
 // openKept opens where versions are kept: either a file that it makes itself, or
@@ -513,6 +522,9 @@ func (t *task) unlink(dirfd, arg, flags int) verdict {
 	if f != nil {
 		if g.fixed[p.full()] {
 			return t.refuse(p.full(), "obeyed by git on the host")
+		}
+		if reason := g.linkStays(p); reason != "" {
+			return t.refuse(p.full(), reason)
 		}
 		if reason := g.past.mayGo(t, p); reason != "" {
 			return t.refuse(p.full(), reason)

@@ -22,6 +22,7 @@ package guard
 
 import (
 	"encoding/json"
+	"os"
 
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/guard/rules"
 )
@@ -67,14 +68,25 @@ type Refusal struct {
 	Reason string
 }
 
+// Spool is a file of the host to which the guard appends what small files of a
+// folder were (package spool), so that their change need not wait for an answer.
+type Spool struct {
+	File  *os.File
+	Limit int64 // bytes
+}
+
 // Host is what the guard needs of the world outside. Safe for concurrent use.
 type Host interface {
 	// Refused reports a refusal. It does not wait.
 	Refused(Refusal)
 	// Keep has a version made of what is at a path, which is about to change, or
 	// with tree of a folder and all in it, and returns when that is safe. again
-	// asks for one more version of a path that has one already.
-	Keep(path string, again, tree bool) error
+	// asks for one more version of a path that has one already. A spool for the
+	// path's folder may come with the answer.
+	Keep(path string, again, tree bool) (*Spool, error)
 	// Made reports what stands where nothing stood before. It does not wait.
 	Made(path string)
+	// Opened reports a file of a guarded folder that was opened for writing. It does
+	// not wait.
+	Opened(path string)
 }

@@ -62,6 +62,21 @@ func (g *Guard) linkForbidden(f *folder, rel []string) string {
 	return ""
 }
 
+// linkStays says why a link may not be removed: it is protected, and can't be kept
+// in place by a mount as a file is.
+func (g *Guard) linkStays(p place) (reason string) {
+	f, rel := g.folder(p.path)
+	if f == nil || p.isFolderItself() {
+		return ""
+	}
+	reason, ok := g.list.Plain(append(slices.Clone(rel), p.name))
+	var st unix.Stat_t
+	if !ok || unix.Fstatat(p.dir, p.name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		return ""
+	}
+	return reason
+}
+
 // isGit reports whether git would take a folder for a repository, or may soon:
 // what a git directory must have besides is no safeguard.
 func (f *folder) isGit(rel []string) bool {

@@ -3,6 +3,7 @@ package guard
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"runtime"
 	"strings"
@@ -42,7 +43,8 @@ type Guard struct {
 
 type folder struct {
 	Folder
-	root string
+	root  string
+	spool *spooled
 }
 
 // notification, response and addFD are the structures of seccomp_unotify(2).
@@ -81,6 +83,7 @@ func Start(s Setup, listener int, host Host, ended func(error)) error {
 	}
 	g := &Guard{list: list, fixed: map[string]bool{}, host: host, ended: ended, listener: listener}
 	g.past.made, g.past.kept = map[inode]struct{}{}, map[string]bool{}
+	g.past.uid, g.past.gid = os.Geteuid(), os.Getegid()
 	for _, f := range s.Folders {
 		root := string(f.Path)
 		if path.Clean(root) != root || !path.IsAbs(root) {
@@ -90,7 +93,7 @@ func Start(s Setup, listener int, host Host, ended func(error)) error {
 		for at < len(g.folders) && len(g.folders[at].root) >= len(root) {
 			at++
 		}
-		g.folders = append(g.folders[:at], append([]folder{{f, root}}, g.folders[at:]...)...)
+		g.folders = append(g.folders[:at], append([]folder{{f, root, &spooled{}}}, g.folders[at:]...)...)
 	}
 	for _, p := range s.Fixed {
 		g.fixed[string(p)] = true

@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -12,6 +13,8 @@ type past struct {
 	mu   sync.Mutex
 	made map[inode]struct{} // of the session
 	kept map[string]bool    // paths that have a version
+
+	uid, gid int // of the guard
 }
 
 // inode is a file for as long as the machine runs: its number can be given to
@@ -64,7 +67,7 @@ func (p *past) begins(t *task, at place) {
 	if f == nil || !f.Versions || at.isFolderItself() {
 		return
 	}
-	if st, err := look(at.dir, ""); err == nil && !p.isMade(st) {
+	if st, err := look(at.dir, ""); err == nil && !p.isMade(st) && !p.hasVersion(at.full()) {
 		t.g.host.Made(at.full())
 	}
 }
@@ -80,6 +83,12 @@ func (p *past) hasVersion(path string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.kept[path]
+}
+
+func (p *past) keeps(path string) {
+	p.mu.Lock()
+	p.kept[path] = true
+	p.mu.Unlock()
 }
 
 func (p *past) forget(st *unix.Statx_t) {
@@ -113,33 +122,35 @@ func (p *past) keep(t *task, at place, again, moves bool) verdict {
 	if !known && p.isMade(st) {
 		return done()
 	}
-	if err := t.g.host.Keep(full, known, folder && moves); err != nil {
+	if !known && !folder && p.add(f.spool, at, full, full[len(strings.TrimSuffix(f.root, "/"))+1:]) {
+		return done()
+	}
+	given, err := t.g.host.Keep(full, known, folder && moves)
+	if given != nil {
+		f.spool.use(given)
+	}
+	if err != nil {
 		if f.NoDelete && !known {
 			return t.refuse(full, "no version of it can be kept: "+err.Error())
 		}
 		return done() // said by the host
 	}
-	p.mu.Lock()
-	p.kept[full] = true
-	p.mu.Unlock()
+	p.keeps(full)
 	return done()
 }
 
-// mayGo says why the name at a place must stay.
+// mayGo says why the name at a place must stay. A file may go, since a version of
+// it is safe by then and the host brings it back; a folder has none.
 func (p *past) mayGo(t *task, at place) (reason string) {
-	const lost = "in this workspace (rw-no-delete) nothing that was there is removed"
 	f, _ := t.g.folder(at.path)
 	if f == nil || !f.NoDelete {
 		return ""
 	}
-	if p.hasVersion(at.full()) {
-		return lost
-	}
 	st, err := look(at.dir, at.name)
-	if err != nil || p.isMade(st) {
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR || p.isMade(st) {
 		return ""
 	}
-	return lost
+	return "in this workspace (rw-no-delete) no folder that was there is removed"
 }
 
 // move notes that a file has a version under the name that it leaves: under the

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -178,28 +179,33 @@ func (t *task) find(start int, text string) (place, unix.Errno) {
 	if len(p.name) > 255 {
 		return p, unix.ENAMETOOLONG
 	}
-	switch {
-	case dir != "":
-		fd, errno := t.walk(start, dir)
-		if errno != 0 {
-			return p, errno
-		}
-		p.dir = fd
-	default:
+	var errno unix.Errno
+	if dir != "" {
+		p.dir, p.path, errno = t.walk(start, dir)
+	} else {
 		p.dir = start
+		p.path, errno = realPath(start)
 	}
-	real, errno := realPath(p.dir)
 	if errno != 0 {
 		return p, errno
 	}
-	p.path = real
-	return p, t.reachable(real)
+	return p, t.reachable(p.path)
 }
+
+// descriptors is the folder of the guard's own, open so that finding one takes a
+// single step.
+var descriptors = sync.OnceValues(func() (int, error) {
+	return unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+})
 
 // realPath is the path that the kernel has for a handle.
 func realPath(fd int) (string, unix.Errno) {
+	at, err := descriptors()
+	if err != nil {
+		return "", unix.EIO
+	}
 	var buf [pathMax]byte
-	n, err := unix.Readlink("/proc/self/fd/"+strconv.Itoa(fd), buf[:])
+	n, err := unix.Readlinkat(at, strconv.Itoa(fd), buf[:])
 	if err != nil {
 		return "", unix.ENAMETOOLONG
 	}
@@ -227,19 +233,25 @@ func (t *task) reachable(real string) unix.Errno {
 	return 0
 }
 
-// walk opens a folder. The kernel does it in one call, except where a path goes
-// through /proc: there "self" means the caller, not the guard.
-func (t *task) walk(start int, dir string) (int, unix.Errno) {
+// walk opens a folder and says its real path. The kernel does it in one call,
+// except where a path goes through /proc: there "self" means the caller, not the
+// guard.
+func (t *task) walk(start int, dir string) (int, string, unix.Errno) {
 	fd, err := unix.Openat2(start, dir, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS})
 	if err == nil {
 		t.own(fd)
 		if real, errno := realPath(fd); errno != 0 {
-			return -1, errno
+			return -1, "", errno
 		} else if real != "/proc" && !strings.HasPrefix(real, "/proc/") {
-			return fd, 0
+			return fd, real, 0
 		}
 	}
-	return t.walkByStep(start, dir, true)
+	fd, errno := t.walkByStep(start, dir, true)
+	if errno != 0 {
+		return -1, "", errno
+	}
+	real, errno := realPath(fd)
+	return fd, real, errno
 }
 
 // walkByStep resolves every element by itself. folder says that the last one

@@ -11,7 +11,8 @@ import (
 var list, _ = New([]Protected{
 	{".git/hooks", "hooks"}, {".git/config", "config"}, {".git/objects/info/alternates", "alternates"}, {".vscode", "editor"}, {".claude/settings.json", "agent"},
 	{"*.code-workspace", "editor"}, {"gradle/wrapper", "gradle"}, {".kshrc", "shell"},
-}, []string{"node_modules"})
+	{"bin/python[0-9]*", "python"}, {"site-packages/*.pth", "python"},
+}, []string{"node_modules", "site-packages"})
 
 func split(p string) []string { return strings.Split(p, "/") }
 
@@ -19,6 +20,8 @@ func TestPlain(t *testing.T) {
 	for p, want := range map[string]string{
 		".vscode": "editor", "a/.vscode/x/y": "editor", ".VSCode": "editor", "x.code-workspace": "editor", "X.Code-Workspace/a": "editor", ".claude/settings.json": "agent",
 		"a/.claude/SETTINGS.json": "agent", "gradle/wrapper/x": "gradle", ".\u212aSHRC": "shell", ".k\u017fhrc": "shell",
+		"e/bin/python3": "python", "e/BIN/Python3.11": "python", "e/lib/site-packages/a.pth": "python", "e/bin/python-tool": "", "model.pth": "", "e/lib/site-packages/p/a.pth": "",
+		"node_modules/e/bin/python3": "", "site-packages/p/.vscode": "",
 		"vscode": "", ".claude": "", ".claude/x/settings.json": "", "gradle": "", ".git/hooks/x": "", "code-workspace": "",
 		"node_modules/a/.vscode": "", "node_modules/.vscode/x": "", ".vscode/node_modules/x": "editor", "a/Node_Modules/.vscode": "", "\xff.vscode": "",
 	} {

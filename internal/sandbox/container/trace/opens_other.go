@@ -1,0 +1,5 @@
+//go:build !amd64
+
+package trace
+
+var oldOpens []string
