@@ -239,7 +239,7 @@ env: {pass: [TERM, LANG], set: {A: b}}
 publish: [3000]
 grants: [{http: "https://docs.example.com/**"}]
 limits: {memory: 2GiB, pids: 100, cpus: 2, wall: 2h, upload: 1GiB, download: 1GiB, upload-each: 1MiB, download-each: 1MiB,
-  disk: 1GiB, inodes: 100000, descriptors: 1024, idle: 30m}
+  root: 1GiB, disk: 1GiB, inodes: 100000, descriptors: 1024, idle: 30m}
 `
 	f.Fuzz(func(t *testing.T, text string) {
 		p, err := Parse("p.yaml", []byte(user))
