@@ -9,7 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"strings"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -81,7 +81,7 @@ func openRegistry(ctx context.Context, ref Reference, lim Limits, wait Patience)
 }
 
 func (r *registry) document(d descriptor) ([]byte, error) {
-	if isIndex(d.MediaType, nil) || isManifest(d.MediaType) {
+	if isIndex(d.MediaType, nil) || slices.Contains(manifestTypes, d.MediaType) {
 		m, err := r.puller.Get(r.ctx, r.repo.Digest(string(d.Digest)))
 		if err != nil {
 			return nil, r.explain(err)
@@ -94,15 +94,6 @@ func (r *registry) document(d descriptor) ([]byte, error) {
 	}
 	defer b.Close()
 	return readDocument(b)
-}
-
-func isManifest(mediaType string) bool {
-	for _, t := range manifestTypes {
-		if t == mediaType {
-			return true
-		}
-	}
-	return false
 }
 
 func (r *registry) layer(d descriptor) func() (io.ReadCloser, error) {
@@ -269,12 +260,4 @@ func (i *impatient) Read(b []byte) (int, error) {
 		return 0, err
 	}
 	return i.Conn.Read(b)
-}
-
-// host of a reference, for a notice.
-func hostOf(where string) string {
-	if n, err := name.ParseReference(where); err == nil {
-		return strings.TrimPrefix(n.Context().RegistryStr(), "index.")
-	}
-	return where
 }

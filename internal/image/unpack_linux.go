@@ -11,7 +11,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 	"os/exec"
@@ -243,7 +242,7 @@ func (s *source) feed(ctx context.Context, to io.Writer, lim Limits, progress Pr
 			defer from.Close()
 			stop := context.AfterFunc(ctx, func() { from.Close() })
 			defer stop()
-			var sum hash.Hash = sha256.New()
+			sum := sha256.New()
 			left := l.size
 			for {
 				n, err := from.Read(buf)
