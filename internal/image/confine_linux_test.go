@@ -28,7 +28,7 @@ func probe() int {
 	_, err := os.ReadFile("/etc/passwd")
 	try("read", err)
 	try("write", os.WriteFile(outside, []byte("x"), 0o600))
-	fd, err := unix.Openat(folderFD, "../outside", unix.O_WRONLY|unix.O_CREAT, 0o600)
+	_, err = unix.Openat(folderFD, "../outside", unix.O_WRONLY|unix.O_CREAT, 0o600)
 	try("upwards", err)
 	_, err = net.Dial("tcp", os.Args[2])
 	try("connect", err)
@@ -43,7 +43,7 @@ func probe() int {
 	try("attribute", unix.Fsetxattr(folderFD, "user.x", []byte("x"), 0))
 	try("signal", unix.Kill(os.Getppid(), 0))
 	try("namespace", unix.Unshare(unix.CLONE_NEWUSER))
-	fd, err = unix.Openat(folderFD, "inside", unix.O_WRONLY|unix.O_CREAT, 0o600)
+	fd, err := unix.Openat(folderFD, "inside", unix.O_WRONLY|unix.O_CREAT, 0o600)
 	try("inside", err)
 	unix.Close(fd)
 	return 0

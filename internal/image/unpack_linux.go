@@ -50,8 +50,6 @@ type result struct {
 	Skipped int
 }
 
-const maxChunk = 1 << 20
-
 // unpacker applies the layers that come over a pipe, confined before the first
 // byte of an image.
 func unpacker() int {
