@@ -6,10 +6,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 	"github.com/bulkhead-dev/bulkhead/internal/workspace"
 	"github.com/bulkhead-dev/bulkhead/internal/workspace/journal"
+	"github.com/bulkhead-dev/bulkhead/internal/workspace/staged"
 	"github.com/bulkhead-dev/bulkhead/internal/workspace/tree"
 )
 
@@ -81,25 +83,45 @@ func firstOf(paths []string) string {
 	return strings.Join(shown, ", ")
 }
 
-// mendCutOff does what a session in rw-no-delete that was killed could not do.
-func (s *session) mendCutOff(dir string) {
+// tendKept removes what rw sessions of long ago kept, and does what sessions in
+// rw-no-delete that were killed in these folders could not do. Of the others it
+// reads nothing but whose they are.
+func (s *session) tendKept(dir string) {
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {
 		at := filepath.Join(dir, e.Name())
 		m, err := journal.ReadMeta(at)
-		if err != nil || m.Mode != vocabulary.RWNoDelete || !slices.ContainsFunc(s.view.layout.Writable, func(f workspace.Writable) bool { return f.Path == m.Workspace }) {
-			continue
+		switch {
+		case err != nil: // workspace list says it
+		case m.Mode == vocabulary.ReadWrite && time.Since(m.Started) > versionAge:
+			forget(at)
+		case m.Mode == vocabulary.RWNoDelete && slices.ContainsFunc(s.view.layout.Writable, func(f workspace.Writable) bool { return f.Path == m.Workspace }):
+			s.mendCutOff(at)
 		}
-		j, err := journal.Open(at)
-		if err != nil {
-			continue // it runs; or it is damaged, which workspace list says
-		}
-		if j.CutOff() {
-			if root, err := tree.OpenRoot(m.Workspace); err == nil {
-				s.bringBack(j, root)
-				root.Close()
-			}
-		}
+	}
+}
+
+func forget(at string) {
+	if j, err := journal.Read(at); err == nil {
+		running, err := j.Running()
 		j.Close()
+		if err == nil && !running {
+			_ = staged.Drop(at)
+		}
+	}
+}
+
+func (s *session) mendCutOff(at string) {
+	j, err := journal.Open(at)
+	if err != nil {
+		return // it runs; or it is damaged, which workspace list says
+	}
+	defer j.Close()
+	if !j.CutOff() {
+		return
+	}
+	if root, err := tree.OpenRoot(j.Meta().Workspace); err == nil {
+		s.bringBack(j, root)
+		root.Close()
 	}
 }

@@ -54,8 +54,7 @@ func (s *session) openVersions() error {
 		return err
 	}
 	if len(s.view.layout.Writable) > 0 {
-		forgetOldVersions(dir)
-		s.mendCutOff(dir)
+		s.tendKept(dir)
 	}
 	for _, f := range s.view.layout.Writable {
 		noDelete := f.Mode == vocabulary.RWNoDelete
@@ -98,26 +97,6 @@ func (s *session) openJournal(dir string, f workspace.Writable, noDelete bool) e
 		err = os.MkdirAll(dir, 0o700)
 	}
 	return err
-}
-
-// forgetOldVersions removes what rw sessions of long ago kept. Of the others it
-// reads nothing but whose they are.
-func forgetOldVersions(dir string) {
-	entries, _ := os.ReadDir(dir)
-	for _, e := range entries {
-		at := filepath.Join(dir, e.Name())
-		m, err := journal.ReadMeta(at)
-		if err != nil || m.Mode != vocabulary.ReadWrite || time.Since(m.Started) < versionAge {
-			continue
-		}
-		if j, err := journal.Read(at); err == nil {
-			running, err := j.Running()
-			j.Close()
-			if err == nil && !running {
-				_ = staged.Drop(at)
-			}
-		}
-	}
 }
 
 func (v *versions) find(path string) (*versioned, string) {

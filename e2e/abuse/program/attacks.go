@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -287,8 +288,9 @@ var whole = []byte(`{"model":"m","max_tokens":1,"messages":[{"role":"user","cont
 
 func bigBodies(ctx context.Context, blows *atomic.Int64) { post(ctx, "", whole, blows) }
 
-// bomb is some hundred kilobytes that become two hundred megabytes.
-var bomb = func() []byte {
+// bomb is some hundred kilobytes that become two hundred megabytes. Making it takes
+// longer than the measured session takes to begin.
+var bomb = sync.OnceValue(func() []byte {
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
 	z.Write([]byte(`{"model":"`))
@@ -297,11 +299,11 @@ var bomb = func() []byte {
 	}
 	z.Close()
 	return b.Bytes()
-}()
+})
 
 func bodyBombs(ctx context.Context, blows *atomic.Int64) {
 	for _, coding := range []string{"gzip", "br", "gzip, gzip", "deflate", "zstd"} {
-		post(ctx, "Content-Encoding: "+coding+"\r\nConnection: close\r\n", bomb, blows)
+		post(ctx, "Content-Encoding: "+coding+"\r\nConnection: close\r\n", bomb(), blows)
 	}
 }
 

@@ -58,6 +58,7 @@ type attackProgram struct {
 }
 
 func attack(each, together time.Duration, only []string) error {
+	bomb()
 	chosen := slices.DeleteFunc(slices.Clone(attacks), func(a attackProgram) bool {
 		return len(only) > 0 && !slices.Contains(only, a.name)
 	})
