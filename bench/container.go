@@ -143,7 +143,9 @@ func (b *bench) runscExec(home string) (*contender, func(), error) {
 	}
 	end := func() {
 		for _, pid := range tree(cmd.Process.Pid) {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
+			if p, err := os.FindProcess(pid); err == nil {
+				_ = p.Kill()
+			}
 		}
 		_ = cmd.Wait()
 	}
@@ -173,7 +175,7 @@ func (b *bench) hold(dir string, env []string, isolation string) error {
 			go h.end()
 		}
 		for _, h := range all {
-			for syscall.Kill(h.cmd.Process.Pid, 0) == nil && b.ctx.Err() == nil {
+			for h.cmd.Process.Signal(syscall.Signal(0)) == nil && b.ctx.Err() == nil {
 				time.Sleep(20 * time.Millisecond)
 			}
 		}
