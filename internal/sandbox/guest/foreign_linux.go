@@ -49,12 +49,9 @@ func settleIn(s Setup) error {
 	if err := limit(s); err != nil {
 		return err
 	}
-	// Each thread has to be stopped for each step, so there are few of them yet.
-	if err := becomeOther(); err != nil {
-		return err
-	}
-	prepareThreads()
-	return nil
+	// Each thread has to be stopped for each step, so there are few of them yet;
+	// those that come later have the numbers of what makes them.
+	return becomeOther()
 }
 
 // supervisorID is the supervisor's own number under a foreign kernel: nothing
