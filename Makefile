@@ -58,6 +58,18 @@ redteam: ## attack sessions of both tiers with every scenario, with and without 
 	@mkdir -p .cache
 	bin/bulkhead redteam run --tier process,container --strict --budget 10m --save .cache/redteam.json --junit .cache/redteam.xml --html .cache/redteam.html $(REDTEAMFLAGS)
 
+YARDSTICKS = bwrap,srt
+SRT = @anthropic-ai/sandbox-runtime@0.0.83
+.PHONY: redteam-compare
+redteam-compare: ## the same attacks in other sandboxes, beside ours (as root; installs srt from npm below .cache)
+	@scripts/install-deps test
+	@scripts/install-deps yardsticks
+	@$(MAKE) --no-print-directory build
+	@mkdir -p .cache/yardsticks
+	npm install --silent --no-audit --no-fund --prefix .cache/yardsticks $(SRT)
+	PATH=$(CURDIR)/.cache/yardsticks/node_modules/.bin:$$PATH bin/bulkhead redteam run --tier process --yardstick $(YARDSTICKS) \
+		--save .cache/redteam-compare.json --html .cache/redteam-compare.html $(REDTEAMFLAGS)
+
 .PHONY: redteam-switches
 redteam-switches: ## take each enforcement out of a test build and see the red team notice (as root)
 	@scripts/install-deps test

@@ -299,6 +299,9 @@ const NoTier = "does not apply to this tier"
 // unmet says what a scenario needs that is not here.
 func (c Config) unmet(s *scenario.Scenario, tier string) string {
 	if stage.IsYardstick(tier) {
+		if why := stage.Unfound(tier); why != "" {
+			return why
+		}
 		tier = "process" // what they are to be compared with
 	}
 	if tier != stage.None && !slices.Contains(s.Tiers, tier) {

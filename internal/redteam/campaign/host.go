@@ -15,6 +15,11 @@ func Describe(ctx context.Context, c Config, version string) Host {
 	if b, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
 		h.Kernel = strings.TrimSpace(string(b))
 	}
+	for _, y := range c.Others {
+		if v := stage.YardstickVersion(y); v != "" {
+			h.Tools = append(h.Tools, y+": "+v)
+		}
+	}
 	for _, p := range kernel.Examine(ctx).Probes {
 		h.Notes = append(h.Notes, p.Name+": "+p.Status.String()+", "+p.Found)
 	}

@@ -15,7 +15,7 @@ import (
 
 // newCertificate makes an authority and one server certificate, both for a
 // day. The authority's key is dropped.
-func newCertificate() (caPEM []byte, leaf tls.Certificate, err error) {
+func newCertificate(at net.IP) (caPEM []byte, leaf tls.Certificate, err error) {
 	now := time.Now()
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -45,7 +45,7 @@ func newCertificate() (caPEM []byte, leaf tls.Certificate, err error) {
 		NotBefore:    now.Add(-time.Hour),
 		NotAfter:     now.Add(24 * time.Hour),
 		DNSNames:     []string{"api.anthropic.com", "localhost"},
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback, at},
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}, ca, key.Public(), caKey)

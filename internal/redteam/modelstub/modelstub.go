@@ -41,6 +41,8 @@ type Config struct {
 	// KeepRaw keeps what was sent, up to 256 KiB of each request, credentials
 	// and prompts included: for stages, on which all of them are worthless.
 	KeepRaw bool
+	// Listen is the address and port; "" is a free one of 127.0.0.1.
+	Listen string
 }
 
 // Server is a running endpoint.
@@ -95,13 +97,17 @@ func Start(cfg Config) (*Server, error) {
 	if cfg.Script == nil {
 		return nil, errors.New("model stand-in: no script given")
 	}
-	ca, cert, err := newCertificate()
+	at := cfg.Listen
+	if at == "" {
+		at = "127.0.0.1:0"
+	}
+	ln, err := net.Listen("tcp", at)
 	if err != nil {
 		return nil, fmt.Errorf("model stand-in: %w", err)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ca, cert, err := newCertificate(ln.Addr().(*net.TCPAddr).IP)
 	if err != nil {
-		return nil, fmt.Errorf("model stand-in: %w", err)
+		return nil, errors.Join(fmt.Errorf("model stand-in: %w", err), ln.Close())
 	}
 	s := &Server{cfg: cfg, ca: ca, org: uuid(), ln: ln, ended: make(chan struct{})}
 	s.http = &http.Server{

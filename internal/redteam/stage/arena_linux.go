@@ -63,6 +63,37 @@ func arena() error {
 	return errors.Join(names(resolver), network())
 }
 
+// keep takes hold of folders that the arena may cover.
+func keep(folders []string) (map[string]int, error) {
+	out := map[string]int{}
+	for _, p := range folders {
+		fd, err := unix.OpenTree(unix.AT_FDCWD, p, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+		if err != nil {
+			return nil, fmt.Errorf("%s, which the run needs: %w", p, err)
+		}
+		out[p] = fd
+	}
+	return out, nil
+}
+
+// show puts them back where they were, read-only.
+func show(folders map[string]int) error {
+	for p, fd := range folders {
+		err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+		if _, gone := os.Stat(p); err == nil && gone != nil {
+			err = os.MkdirAll(p, 0o755)
+		}
+		if err == nil {
+			err = unix.MoveMount(fd, "", unix.AT_FDCWD, p, unix.MOVE_MOUNT_F_EMPTY_PATH)
+		}
+		if err != nil {
+			return fmt.Errorf("%s, which the run needs: %w", p, err)
+		}
+		unix.Close(fd)
+	}
+	return nil
+}
+
 // names leads every name to the stage's own name server.
 func names(resolver string) error {
 	text := "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"
@@ -89,7 +120,7 @@ func network() error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return err
 	}
-	for _, a := range []string{thief4 + "/32", thief6 + "/128", corp4 + "/32", "169.254.169.254/32", "100.100.100.200/32"} {
+	for _, a := range []string{thief4 + "/32", thief6 + "/128", corp4 + "/32", model4 + "/32", secondModel4 + "/32", "169.254.169.254/32", "100.100.100.200/32"} {
 		ip, n, err := net.ParseCIDR(a)
 		if err != nil {
 			return err

@@ -169,7 +169,7 @@ func (r *run) judge(w *watch) {
 	if r.job.Kind == Twin {
 		effects = r.s.Twin
 	}
-	if r.job.Kind == Attack && r.job.Tier != None && !slices.Contains(effects, scenario.Effect{At: "host", Is: "changed"}) && r.s.During == "" {
+	if r.job.Kind == Attack && r.job.Tier != None && !IsYardstick(r.job.Tier) && !slices.Contains(effects, scenario.Effect{At: "host", Is: "changed"}) && r.s.During == "" {
 		effects = append(slices.Clone(effects), scenario.Effect{At: "host", Is: "changed"})
 	}
 	for _, e := range effects {

@@ -25,6 +25,8 @@ const (
 	thief4 = "45.67.89.10"
 	thief6 = "2a0b:1234::10"
 	corp4  = "10.20.0.5" // another machine of the victim's network
+	// Where the model is for yardsticks that reach no loopback and no private address.
+	model4, secondModel4 = "45.67.90.20", "45.67.90.21"
 )
 
 // names lead to the thief, for who asks.
@@ -201,11 +203,15 @@ func (r *run) prepare(dir, home string) error {
 			}
 		}
 	}
-	if r.model, err = modelstub.Start(modelstub.Config{Key: r.v.key, Script: modelstub.Obedient, KeepRaw: true}); err != nil {
+	first, second := "", ""
+	if y := yardstickOf(r.job.Tier); y != nil && y.far {
+		first, second = model4+":443", secondModel4+":443"
+	}
+	if r.model, err = modelstub.Start(modelstub.Config{Key: r.v.key, Script: modelstub.Obedient, KeepRaw: true, Listen: first}); err != nil {
 		return err
 	}
 	if r.s.Second != "" {
-		if r.model2, err = modelstub.Start(modelstub.Config{Key: r.v.key, Script: modelstub.Obedient, KeepRaw: true}); err != nil {
+		if r.model2, err = modelstub.Start(modelstub.Config{Key: r.v.key, Script: modelstub.Obedient, KeepRaw: true, Listen: second}); err != nil {
 			return err
 		}
 	}
@@ -253,8 +259,11 @@ func (r *run) session(ctx context.Context, script, project string, model *models
 	if r.job.Tier == None || IsYardstick(r.job.Tier) {
 		env = append(env, r.job.Agent.Env...)
 		env = append(env, "ANTHROPIC_BASE_URL="+model.URL(), "SSL_CERT_FILE="+modelCA, "NODE_EXTRA_CA_CERTS="+modelCA, "CURL_CA_BUNDLE="+modelCA, "GIT_SSL_CAINFO="+modelCA)
-		if r.job.Tier != None {
-			argv = r.v.bareBwrap(project, env)
+		if y := yardstickOf(r.job.Tier); y != nil {
+			var err error
+			if argv, err = y.argv(setting{values: r.v, s: r.s, start: r.job.Start, env: env, project: project, dir: dir, model: model.Addr()}); err != nil {
+				return "", -1, err
+			}
 		}
 	} else {
 		text, staged, err := policyText(r.s, r.v, r.job.Agent, r.job.Tier, model.Addr(), modelCA, project, thiefNames)

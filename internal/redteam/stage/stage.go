@@ -46,6 +46,10 @@ type Job struct {
 	// Companion says that there is one; Run decides.
 	Companion bool  `json:"companion"`
 	Agent     Agent `json:"agent"`
+	// Start is how a yardstick is started, Show are folders of this host that a
+	// machine of its own has too; Run decides.
+	Start []string `json:"start,omitempty"`
+	Show  []string `json:"show,omitempty"`
 }
 
 // User of the victim's machine.

@@ -51,6 +51,14 @@ func Run(ctx context.Context, job Job, binary string) (Outcome, error) {
 	if job.Private && os.Geteuid() != 0 {
 		job.As = User{} // on a machine of their own ordinary users are its root
 	}
+	job.Show = append(job.Show, job.Agent.Mounts...)
+	if y := yardstickOf(job.Tier); y != nil {
+		var show []string
+		if job.Start, show, err = y.find(); err != nil {
+			return Outcome{}, err
+		}
+		job.Show = append(job.Show, show...)
+	}
 	bin, err := os.Open(binary)
 	if err != nil {
 		return Outcome{}, err
@@ -181,7 +189,14 @@ const companion = "bulkhead-runsc"
 // ground returns the stage's folder, with the binary in it, and the victim's home.
 func ground(job Job, binaries map[string]*os.File) (dir, home string, err error) {
 	if job.Private {
+		shown, err := keep(job.Show)
+		if err != nil {
+			return "", "", err
+		}
 		if err := arena(); err != nil {
+			return "", "", err
+		}
+		if err := show(shown); err != nil {
 			return "", "", err
 		}
 		dir, home = "/run/stage", "/home/victim"
