@@ -70,6 +70,19 @@ redteam-compare: ## the same attacks in other sandboxes, beside ours (as root; i
 	PATH=$(CURDIR)/.cache/yardsticks/node_modules/.bin:$$PATH bin/bulkhead redteam run --tier process --yardstick $(YARDSTICKS) \
 		--save .cache/redteam-compare.json --html .cache/redteam-compare.html $(REDTEAMFLAGS)
 
+AGENTS = claude opencode
+AGENTPACKAGES = @anthropic-ai/claude-code@2.1.112 opencode-ai@1.18.33
+.PHONY: redteam-agents
+redteam-agents: ## lead real agents from npm astray, each with a scripted model, in both tiers (as root; installs them below .cache)
+	@scripts/install-deps test
+	@$(MAKE) --no-print-directory build
+	@mkdir -p .cache/redteam-agents
+	npm install --silent --no-audit --no-fund --prefix .cache/redteam-agents $(AGENTPACKAGES)
+	@for agent in $(AGENTS); do \
+		PATH=$(CURDIR)/.cache/redteam-agents/node_modules/.bin:$$PATH bin/bulkhead redteam run --agent $$agent --tier process,container \
+			--save .cache/redteam-$$agent.json --html .cache/redteam-$$agent.html $(REDTEAMFLAGS) || exit 1; \
+	done
+
 .PHONY: redteam-switches
 redteam-switches: ## take each enforcement out of a test build and see the red team notice (as root)
 	@scripts/install-deps test

@@ -132,6 +132,7 @@ Exit code 1 if any contained attack succeeded, a twin failed, or a run proves no
 	c.Flags().StringVar(&o.tier, "tier", "", "these `TIERS`, or nothing is run: none, process, container, vm (default: all that this host can give)")
 	c.Flags().StringSliceVar(&o.variants, "variant", nil, "phish: only these variants (see: bulkhead redteam list)")
 	c.Flags().StringVar(&o.as, "as", "", "root only: the sessions are `USER`'s")
+	c.Flags().StringVar(&o.agent, "agent", "", "lead this `AGENT` astray: "+strings.Join(stage.Agents(), ", ")+" (default: the built-in obedient one)")
 	c.Flags().IntVar(&o.parallel, "parallel", 0, "runs at a time (default: one more than there are processors)")
 	c.Flags().DurationVar(&o.budget, "budget", 0, "end after this time, and mark what was not run")
 	c.Flags().StringSliceVar(&o.yardstick, "yardstick", nil, "also run everything in another `SANDBOX`, to compare: "+strings.Join(stage.Yardsticks(), ", "))
@@ -154,6 +155,7 @@ type redteamOptions struct {
 	found                               string
 	runs, parallel                      int
 	tier, as, save, junit, html, binary string
+	agent                               string
 	variants                            []string
 	budget                              time.Duration
 	strict, json                        bool
@@ -193,11 +195,18 @@ func (o *redteamOptions) phish(cmd *cobra.Command) error {
 }
 
 func (o *redteamOptions) campaign(cmd *cobra.Command, args []string) error {
+	agent, err := stage.FindAgent(o.agent)
+	if err != nil {
+		return err
+	}
+	if o.agent != "" && len(args) == 0 {
+		args = stage.ForAgents()
+	}
 	items, err := scenarios(args)
 	if err != nil {
 		return err
 	}
-	c := campaign.Config{Scenarios: items, Runs: max(o.runs, 1), Parallel: o.parallel, Mutate: o.mutate, Seed: o.seed, Budget: o.budget, Binary: o.binary, Agent: stage.Obedient()}
+	c := campaign.Config{Scenarios: items, Runs: max(o.runs, 1), Parallel: o.parallel, Mutate: o.mutate, Seed: o.seed, Budget: o.budget, Binary: o.binary, Agent: agent}
 	if c.Tiers, err = o.tiers(cmd.Context()); err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ func All() []Switch {
 	return []Switch{
 		{"secrets", "masks over secrets below mounts (internal/workspace)", []string{"fs-broad-mount"}, false},
 		{"files", "the private home: /home is the host's (internal/sandbox/process)", []string{"fs-read-home", "fs-write-outside", "fs-prefix", "incident-symlink", "dx-persistence", "dx-path", "aud-tamper", "mem-instructions", "mcp-obeyed"}, false},
-		{"protected", "protection of files that the host obeys later (internal/workspace, internal/sandbox/guest/guard)", []string{"dx-git-hook", "dx-git-config", "dx-git-nested", "dx-git-hook-absent", "dx-git-nested-new", "dx-envrc-absent", "dx-mcp-json-absent", "dx-agent-settings-absent"}, false},
+		{"protected", "protection of files that the host obeys later (internal/workspace, internal/sandbox/guest/guard)", []string{"dx-git-hook", "dx-git-config", "dx-git-nested", "dx-git-hook-absent", "dx-git-nested-new", "dx-envrc-absent", "dx-mcp-json-absent", "dx-agent-settings-absent", "dx-venv"}, false},
 		{"trust", "hiding a project's configuration (internal/session)", []string{"incident-project-hooks", "tru-mcp-servers", "tru-loosening"}, false},
 		{"sockets", "masks over sockets in the workspace (internal/workspace)", []string{"ipc-workspace-socket"}, false},
 		{"environment", "the closed list of variables (internal/session)", []string{"crd-environment", "pr-env-crossing"}, false},
@@ -38,6 +38,7 @@ func All() []Switch {
 		{"features", "the refusal of features that make a server fetch (internal/capability)", []string{"exf-server-fetch"}, false},
 		{"echoes", "the removal of echoed credentials (internal/egress/httpauthz)", []string{"crd-echo"}, false},
 		{"addresses", "the judgement of upstream addresses (internal/egress/dial)", []string{"net-private-names"}, false},
+		{"bodies", "the refusal of bodies that override the method (internal/egress/httpauthz)", []string{"pxy-override-form"}, false},
 		{"authority", "the agreement of Host with the connection's name (internal/egress/httpauthz)", []string{"pxy-host"}, false},
 	}
 }

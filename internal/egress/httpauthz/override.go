@@ -4,6 +4,8 @@ import (
 	"io"
 	"net/url"
 	"strings"
+
+	"github.com/bulkhead-dev/bulkhead/internal/switches"
 )
 
 // Some servers take the method of a POST from a parameter, in the query or in a
@@ -37,7 +39,7 @@ const (
 // parameter which overrides the method, and its length. Other kinds of bodies
 // are not looked at. One that is compressed goes on as it was read.
 func (q *request) watch(body io.Reader, length int64) (io.Reader, int64, error) {
-	if q.r.Method != "POST" {
+	if q.r.Method != "POST" || switches.Off("bodies") {
 		return body, length, nil
 	}
 	types := q.c.header["Content-Type"]

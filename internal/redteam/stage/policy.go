@@ -46,15 +46,9 @@ func policyText(s *scenario.Scenario, v values, a Agent, tier, model, modelCA, p
 		c := &yaml.Node{Kind: yaml.MappingNode}
 		set(c, "from", mapping("env", "ANTHROPIC_API_KEY"))
 		under(root, "credentials", "stage-model", c)
-		env := &yaml.Node{Kind: yaml.MappingNode}
 		for _, kv := range a.Env {
 			k, val, _ := strings.Cut(kv, "=")
-			set(env, k, scalar(val))
-		}
-		if len(env.Content) > 0 {
-			for i := 0; i < len(env.Content); i += 2 {
-				under2(root, "env", "set", env.Content[i].Value, env.Content[i+1])
-			}
+			under2(root, "env", "set", k, scalar(val))
 		}
 	}
 	under(root, "upstreams", "api.anthropic.com", mapping("connect", model, "ca", modelCA))

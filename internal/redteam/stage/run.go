@@ -239,7 +239,7 @@ func (r *run) host(ctx context.Context, script string) (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, hostLimit)
 	defer cancel()
-	return r.command(ctx, r.v.project, r.v.environment(r.s.Env), "/bin/bash", "-c", r.v.fill(script))
+	return r.command(ctx, r.v.project, "", r.v.environment(r.s.Env), "/bin/bash", "-c", r.v.fill(script))
 }
 
 // session lets the agent run a script, in the tier, from a workspace.
@@ -248,6 +248,7 @@ func (r *run) session(ctx context.Context, script, project string, model *models
 	if limit == 0 {
 		limit = defaultLimit
 	}
+	limit += r.job.Agent.Slow
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not at its end after %s", limit))
 	defer cancel()
 	modelCA := filepath.Join(dir, "model.pem")
@@ -257,7 +258,9 @@ func (r *run) session(ctx context.Context, script, project string, model *models
 	env := r.v.environment(r.s.Env)
 	var argv []string
 	if r.job.Tier == None || IsYardstick(r.job.Tier) {
-		env = append(env, r.job.Agent.Env...)
+		for _, kv := range r.job.Agent.Env {
+			env = append(env, strings.ReplaceAll(kv, "@MODEL@", model.URL()))
+		}
 		env = append(env, "ANTHROPIC_BASE_URL="+model.URL(), "SSL_CERT_FILE="+modelCA, "NODE_EXTRA_CA_CERTS="+modelCA, "CURL_CA_BUNDLE="+modelCA, "GIT_SSL_CAINFO="+modelCA)
 		if y := yardstickOf(r.job.Tier); y != nil {
 			var err error
@@ -284,8 +287,13 @@ func (r *run) session(ctx context.Context, script, project string, model *models
 	for _, a := range r.job.Agent.Argv {
 		argv = append(argv, strings.ReplaceAll(a, "@BIN@", r.v.bin))
 	}
-	argv = append(argv, r.prompt(script))
-	out, err := r.command(ctx, project, env, argv...)
+	input := ""
+	if r.job.Agent.Stdin {
+		input = r.prompt(script)
+	} else {
+		argv = append(argv, r.prompt(script))
+	}
+	out, err := r.command(ctx, project, input, env, argv...)
 	code := 0
 	var exit *exec.ExitError
 	switch {
@@ -325,10 +333,13 @@ func (r *run) progress() (began, ended bool) {
 	return began, ended
 }
 
-func (r *run) command(ctx context.Context, dir string, env []string, argv ...string) (string, error) {
+func (r *run) command(ctx context.Context, dir, input string, env []string, argv ...string) (string, error) {
 	out := &lastBytes{max: 64 << 10}
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, env, out, out
+	if input != "" {
+		cmd.Stdin = strings.NewReader(input)
+	}
 	cmd.WaitDelay = 2 * time.Second
 	asUser(cmd, r.job.As)
 	err := cmd.Run()

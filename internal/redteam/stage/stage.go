@@ -58,13 +58,17 @@ type User struct {
 	GID int `json:"gid"`
 }
 
-// Agent that is led astray. Its last argument is the prompt.
+// Agent that is led astray. Its last argument is the prompt, or it reads it from
+// its standard input.
 type Agent struct {
 	Name    string   `json:"name"`
 	Argv    []string `json:"argv"` // @BIN@ is the bulkhead binary
 	Presets []string `json:"presets,omitempty"`
 	Mounts  []string `json:"mounts,omitempty"` // seen read-only inside
-	Env     []string `json:"env,omitempty"`    // NAME=value
+	Env     []string `json:"env,omitempty"`    // NAME=value, for uncontained runs: what the presets set; @MODEL@ is the model's URL
+	Stdin   bool     `json:"stdin,omitempty"`
+	// Slow is added to the limit of each run.
+	Slow time.Duration `json:"slow,omitempty"`
 }
 
 // Obedient is the built-in agent, which does what any text tells it.

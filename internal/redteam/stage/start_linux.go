@@ -43,6 +43,7 @@ func Run(ctx context.Context, job Job, binary string) (Outcome, error) {
 	if limit == 0 {
 		limit = defaultLimit
 	}
+	limit += job.Agent.Slow
 	ctx, cancel := context.WithTimeoutCause(ctx, limit+grace, fmt.Errorf("the stage did not end within %s and was ended", limit+grace))
 	defer cancel()
 	if job.Private && !CanBePrivate(job.Tier) {

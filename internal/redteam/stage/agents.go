@@ -1,0 +1,75 @@
+package stage
+
+import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// known are real agents: what they are called, how they take a prompt without
+// asking, the presets that they run with, and what these set (an uncontained
+// run needs it too).
+var known = []Agent{
+	{
+		Name: "claude", Argv: []string{"claude", "-p", "--dangerously-skip-permissions"}, Presets: []string{"claude", "node"},
+		Env:  []string{"IS_SANDBOX=1", "DISABLE_AUTOUPDATER=1", "DISABLE_TELEMETRY=1", "DISABLE_ERROR_REPORTING=1", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1"},
+		Slow: time.Minute,
+	},
+	{
+		Name: "opencode", Argv: []string{"opencode", "run", "--model", "anthropic/claude-sonnet-4-5"}, Presets: []string{"opencode"},
+		Env: []string{"OPENCODE_DISABLE_AUTOUPDATE=1", "OPENCODE_DISABLE_MODELS_FETCH=1", "OPENCODE_DISABLE_LSP_DOWNLOAD=1",
+			`OPENCODE_CONFIG_CONTENT={"provider": {"anthropic": {"options": {"baseURL": "@MODEL@/v1"}}}}`},
+		Stdin: true, // it puts arguments in quotes of its own
+		Slow:  time.Minute,
+	},
+}
+
+// Agents are the names of the agents that scenarios can be run with.
+func Agents() []string {
+	names := []string{Obedient().Name}
+	for _, a := range known {
+		names = append(names, a.Name)
+	}
+	return names
+}
+
+// FindAgent returns an agent as it is installed on this host, and what it says
+// its version is.
+func FindAgent(name string) (Agent, error) {
+	if name == "" || name == Obedient().Name {
+		return Obedient(), nil
+	}
+	i := slices.IndexFunc(known, func(a Agent) bool { return a.Name == name })
+	if i < 0 {
+		return Agent{}, fmt.Errorf("no agent is called %q (one of: %s)", name, strings.Join(Agents(), ", "))
+	}
+	a := known[i]
+	bin, err := exec.LookPath(a.Argv[0])
+	if err == nil {
+		bin, err = filepath.EvalSymlinks(bin)
+	}
+	if err != nil {
+		return a, fmt.Errorf("%s is not on PATH: make redteam-agents installs it", a.Argv[0])
+	}
+	out, err := exec.Command(bin, "--version").Output()
+	if err != nil {
+		return a, fmt.Errorf("%s does not start: %w", bin, err)
+	}
+	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	a.Name += " " + line
+	a.Argv = append([]string{bin}, a.Argv[1:]...)
+	if root, _, npm := strings.Cut(bin, "/node_modules/"); npm {
+		a.Mounts = []string{root + "/node_modules"}
+	} else {
+		a.Mounts = []string{filepath.Dir(bin)}
+	}
+	return a, nil
+}
+
+// ForAgents are the scenarios that a real agent is led through if none are named.
+func ForAgents() []string {
+	return []string{"incident", "fs-prefix", "crd-environment", "dx-git-hook", "dx-agent-settings-absent", "dx-venv", "net-direct", "exf-github-write", "ipc-sockets", "mem-instructions"}
+}
