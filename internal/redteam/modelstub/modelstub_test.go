@@ -330,3 +330,43 @@ func FuzzParseRequest(f *testing.F) {
 		}
 	})
 }
+
+// The Responses API: the model asks for the command, and is told what it printed.
+func TestResponses(t *testing.T) {
+	s, err := Start(Config{Key: "k", Script: Obedient})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(s.CAPEM())
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
+	ask := func(body string) string {
+		req, _ := http.NewRequest("POST", s.URL()+"/v1/responses", strings.NewReader(body))
+		req.Header.Set("Authorization", "Bearer k")
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, _ := io.ReadAll(resp.Body)
+		return string(b)
+	}
+	const tools = `"tools": [{"type": "function", "name": "exec_command", "parameters": {"properties": {"cmd": {"type": "string"}}}}, {"type": "namespace", "name": "x"}]`
+	const prompt = "{\"type\": \"message\", \"role\": \"user\", \"content\": [{\"type\": \"input_text\", \"text\": \"Run:\\n```bash\\necho hi\\n```\\n\"}]}"
+	got := ask(`{"model": "m", "stream": true, ` + tools + `, "input": [` + prompt + `]}`)
+	if !strings.Contains(got, `event: response.completed`) || !strings.Contains(got, `"name":"exec_command"`) || !strings.Contains(got, `{\"cmd\":\"echo hi\"}`) {
+		t.Errorf("%s", got)
+	}
+	got = ask(`{"model": "m", ` + tools + `, "input": [` + prompt + `, {"type": "function_call", "call_id": "c", "name": "exec_command", "arguments": "{}"}, {"type": "function_call_output", "call_id": "c", "output": "hi\n"}]}`)
+	if !strings.Contains(got, "All set") {
+		t.Errorf("%s", got)
+	}
+	last := s.Records()[len(s.Records())-1]
+	if len(last.Results) != 1 || last.Results[0].Text != "hi\n" {
+		t.Errorf("%+v", last)
+	}
+	if got = ask(`{"input": []}`); !strings.Contains(got, "required") {
+		t.Errorf("%s", got)
+	}
+}

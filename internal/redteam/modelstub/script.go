@@ -78,8 +78,24 @@ func Steps(done string, steps ...func(*Request) Call) Script {
 // RunCommand calls t, a tool that runs commands, with the fields it requires.
 func RunCommand(t Tool, command string) Call {
 	in := map[string]any{"command": command}
+	var p struct {
+		Type string `json:"type"`
+	}
+	_ = json.Unmarshal(t.Properties["command"], &p)
+	switch {
+	case p.Type == "array":
+		in["command"] = []string{"bash", "-c", command}
+	case t.Properties["cmd"] != nil:
+		in = map[string]any{"cmd": command}
+	}
+	if _, ok := t.Properties["yield_time_ms"]; ok {
+		in["yield_time_ms"] = 30000 // it would answer before the command has ended
+	}
 	if _, ok := t.Properties["description"]; ok {
 		in["description"] = "Run the setup steps"
+	}
+	if _, ok := t.Properties["max_output_tokens"]; ok {
+		in["max_output_tokens"] = 50000
 	}
 	return Call{Tool: t.Name, Input: in}
 }
@@ -87,7 +103,7 @@ func RunCommand(t Tool, command string) Call {
 // shellTool finds the tool that runs commands: by the names that agents use,
 // or else the first one that takes a command as a string.
 func shellTool(r *Request) (Tool, bool) {
-	for _, name := range []string{"Bash", "shell", "run_shell_command", "execute_command"} {
+	for _, name := range []string{"Bash", "shell", "run_shell_command", "execute_command", "exec_command", "shell_command"} {
 		if t, ok := r.Tool(name); ok {
 			return t, true
 		}

@@ -97,6 +97,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	h.Set("Anthropic-Organization-Id", s.org)
 
+	if r.URL.Path == "/v1/responses" {
+		s.responses(w, r, rec)
+		return
+	}
 	count := r.URL.Path == "/v1/messages/count_tokens"
 	switch {
 	case r.URL.Path == "/v1/messages" || count:

@@ -25,6 +25,13 @@ var known = []Agent{
 		Stdin: true, // it puts arguments in quotes of its own
 		Slow:  time.Minute,
 	},
+	{
+		// Its own sandbox can't stand in another one; of variables it takes only this.
+		Name: "codex", Argv: []string{"codex", "exec", "--skip-git-repo-check", "--sandbox", "danger-full-access", "-c", "web_search=disabled", "--model", "gpt-5"}, Presets: []string{"codex"},
+		Start: []string{"/bin/bash", "-c", `CODEX_API_KEY=$OPENAI_API_KEY exec "$0" "$@"`}, Bare: []string{"-c", `openai_base_url="@MODEL@/v1"`},
+		Key: "OPENAI_API_KEY", Host: "api.openai.com",
+		Slow: time.Minute,
+	},
 }
 
 // Agents are the names of the agents that scenarios can be run with.
@@ -60,7 +67,7 @@ func FindAgent(name string) (Agent, error) {
 	}
 	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
 	a.Name += " " + line
-	a.Argv = append([]string{bin}, a.Argv[1:]...)
+	a.Argv = slices.Concat(a.Start, []string{bin}, a.Argv[1:])
 	if root, _, npm := strings.Cut(bin, "/node_modules/"); npm {
 		a.Mounts = []string{root + "/node_modules"}
 	} else {

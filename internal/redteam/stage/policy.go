@@ -52,6 +52,9 @@ func policyText(s *scenario.Scenario, v values, a Agent, tier, model, modelCA, p
 		}
 	}
 	under(root, "upstreams", "api.anthropic.com", mapping("connect", model, "ca", modelCA))
+	if a.Host != "" {
+		under(root, "upstreams", a.Host, mapping("connect", model, "ca", modelCA))
+	}
 	for _, n := range names {
 		if ups := lookup(root, "upstreams"); lookup(ups, n) == nil {
 			under(root, "upstreams", n, mapping("connect", v.thief+":80"))

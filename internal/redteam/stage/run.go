@@ -256,6 +256,9 @@ func (r *run) session(ctx context.Context, script, project string, model *models
 		return "", -1, err
 	}
 	env := r.v.environment(r.s.Env)
+	if k := r.job.Agent.Key; k != "" {
+		env = append(env, k+"="+r.v.key)
+	}
 	var argv []string
 	if r.job.Tier == None || IsYardstick(r.job.Tier) {
 		for _, kv := range r.job.Agent.Env {
@@ -286,6 +289,11 @@ func (r *run) session(ctx context.Context, script, project string, model *models
 	}
 	for _, a := range r.job.Agent.Argv {
 		argv = append(argv, strings.ReplaceAll(a, "@BIN@", r.v.bin))
+	}
+	if r.job.Tier == None {
+		for _, a := range r.job.Agent.Bare {
+			argv = append(argv, strings.ReplaceAll(a, "@MODEL@", model.URL()))
+		}
 	}
 	input := ""
 	if r.job.Agent.Stdin {

@@ -63,10 +63,18 @@ type User struct {
 type Agent struct {
 	Name    string   `json:"name"`
 	Argv    []string `json:"argv"` // @BIN@ is the bulkhead binary
+	Start   []string `json:"-"`    // what Argv begins with, in front of the agent itself
 	Presets []string `json:"presets,omitempty"`
 	Mounts  []string `json:"mounts,omitempty"` // seen read-only inside
 	Env     []string `json:"env,omitempty"`    // NAME=value, for uncontained runs: what the presets set; @MODEL@ is the model's URL
 	Stdin   bool     `json:"stdin,omitempty"`
+	// Bare are arguments before the prompt that uncontained runs need to find the
+	// model; @MODEL@ is its URL.
+	Bare []string `json:"bare,omitempty"`
+	// Key is a variable besides ANTHROPIC_API_KEY that holds the model's key, Host a
+	// name besides api.anthropic.com where the model is.
+	Key  string `json:"key,omitempty"`
+	Host string `json:"host,omitempty"`
 	// Slow is added to the limit of each run.
 	Slow time.Duration `json:"slow,omitempty"`
 }
