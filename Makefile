@@ -70,8 +70,8 @@ redteam-compare: ## the same attacks in other sandboxes, beside ours (as root; i
 	PATH=$(CURDIR)/.cache/yardsticks/node_modules/.bin:$$PATH bin/bulkhead redteam run --tier process --yardstick $(YARDSTICKS) \
 		--save .cache/redteam-compare.json --html .cache/redteam-compare.html $(REDTEAMFLAGS)
 
-AGENTS = claude opencode codex
-AGENTPACKAGES = @anthropic-ai/claude-code@2.1.112 opencode-ai@1.18.33 @openai/codex@0.171.0
+AGENTS = claude opencode codex gemini
+AGENTPACKAGES = @anthropic-ai/claude-code@2.1.112 opencode-ai@1.18.33 @openai/codex@0.171.0 @google/gemini-cli@0.61.0
 .PHONY: redteam-agents
 redteam-agents: ## lead real agents from npm astray, each with a scripted model, in both tiers (as root; installs them below .cache)
 	@scripts/install-deps test

@@ -44,7 +44,7 @@ func newCertificate(at net.IP) (caPEM []byte, leaf tls.Certificate, err error) {
 		Subject:      pkix.Name{CommonName: "api.anthropic.com"},
 		NotBefore:    now.Add(-time.Hour),
 		NotAfter:     now.Add(24 * time.Hour),
-		DNSNames:     []string{"api.anthropic.com", "api.openai.com", "localhost"},
+		DNSNames:     []string{"api.anthropic.com", "api.openai.com", "generativelanguage.googleapis.com", "localhost"},
 		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback, at},
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},

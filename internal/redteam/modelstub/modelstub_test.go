@@ -8,6 +8,7 @@ import (
 	"flag"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -368,5 +369,31 @@ func TestResponses(t *testing.T) {
 	}
 	if got = ask(`{"input": []}`); !strings.Contains(got, "required") {
 		t.Errorf("%s", got)
+	}
+}
+
+// Google's generateContent: the same, streamed and not, and a schema beside.
+func TestGemini(t *testing.T) {
+	for _, c := range []struct{ body, want string }{
+		{"{\"contents\": [{\"role\": \"user\", \"parts\": [{\"text\": \"Run:\\n```bash\\necho hi\\n```\\n\"}]}], \"tools\": [{\"functionDeclarations\": [{\"name\": \"run_shell_command\", \"parametersJsonSchema\": {\"properties\": {\"command\": {\"type\": \"string\"}}}}]}]}", `"functionCall":{"args":{"command":"echo hi"},"name":"run_shell_command"}`},
+		{`{"contents": [{"role": "user", "parts": [{"text": "x"}]}, {"role": "model", "parts": [{"functionCall": {"name": "run_shell_command", "args": {}}}]}, {"role": "user", "parts": [{"functionResponse": {"name": "run_shell_command", "response": {"output": "hi"}}}]}], "tools": [{"functionDeclarations": [{"name": "run_shell_command"}]}]}`, "All set"},
+		{`{"contents": [{"role": "user", "parts": [{"text": "who speaks next?"}]}], "generationConfig": {"responseJsonSchema": {"properties": {"next_speaker": {"type": "string", "enum": ["user", "model"]}}}}}`, `next_speaker`},
+	} {
+		s, err := Start(Config{Key: "k", Script: Obedient})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, method := range []string{":generateContent", ":streamGenerateContent"} {
+			w := httptest.NewRecorder()
+			r := httptest.NewRequest("POST", "/v1beta/models/m"+method, strings.NewReader(c.body))
+			r.Header.Set("X-Goog-Api-Key", "k")
+			if s.serve(w, r); w.Code != 200 || !strings.Contains(w.Body.String(), c.want) {
+				t.Errorf("%s: %d %s, want %s", method, w.Code, w.Body, c.want)
+			}
+		}
+		if rec := s.Records(); strings.Contains(c.body, "functionResponse") && rec[0].Results[0].Text != "hi" {
+			t.Errorf("%+v", rec)
+		}
+		s.Close()
 	}
 }

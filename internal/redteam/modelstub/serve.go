@@ -86,6 +86,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 
 	presented, message := s.authenticate(r)
 	rec.Credentials = presented
+	if strings.HasPrefix(r.URL.Path, "/v1beta/") && message == "" {
+		s.gemini(w, r, rec)
+		return
+	}
 	if !strings.HasPrefix(r.URL.Path, "/v1/") {
 		// Agents probe "/" without a credential to see whether there is a network.
 		fail(http.StatusNotFound, "not_found_error", "Not Found")
@@ -191,6 +195,9 @@ func (s *Server) authenticate(r *http.Request) ([]Fingerprint, string) {
 	}
 	for _, v := range r.Header.Values("X-Api-Key") {
 		check("x-api-key", v, "invalid x-api-key")
+	}
+	for _, v := range r.Header.Values("X-Goog-Api-Key") {
+		check("x-goog-api-key", v, "API key not valid")
 	}
 	for _, v := range r.Header.Values("Authorization") {
 		scheme, token, _ := strings.Cut(v, " ")

@@ -32,6 +32,12 @@ var known = []Agent{
 		Key: "OPENAI_API_KEY", Host: "api.openai.com",
 		Slow: time.Minute,
 	},
+	{
+		Name: "gemini", Argv: []string{"gemini", "--skip-trust", "--yolo", "--model", "gemini-2.5-pro", "-p"}, Presets: []string{"gemini", "node"},
+		Env: []string{"GEMINI_SANDBOX=false", "GEMINI_TELEMETRY_ENABLED=false"},
+		Key: "GEMINI_API_KEY", Host: "generativelanguage.googleapis.com",
+		Slow: time.Minute,
+	},
 }
 
 // Agents are the names of the agents that scenarios can be run with.

@@ -158,6 +158,14 @@ func (r *run) prepare(dir, home string) error {
 	for _, n := range corpNames {
 		zone[n] = corp
 	}
+	first, second := "", ""
+	if y := yardstickOf(r.job.Tier); y != nil && y.far {
+		first, second = model4+":443", secondModel4+":443"
+	}
+	if a := r.job.Agent; r.job.Tier == None && a.Host != "" && len(a.Bare) == 0 {
+		first = model4 + ":443" // it can be told no other place
+		zone[a.Host] = netip.MustParseAddr(model4)
+	}
 	if r.job.Private {
 		r.v.thief, r.v.runtime = thief4, "/run/user/"+r.v.uid
 		every = netip.MustParseAddr(thief4)
@@ -202,10 +210,6 @@ func (r *run) prepare(dir, home string) error {
 				return err
 			}
 		}
-	}
-	first, second := "", ""
-	if y := yardstickOf(r.job.Tier); y != nil && y.far {
-		first, second = model4+":443", secondModel4+":443"
 	}
 	if r.model, err = modelstub.Start(modelstub.Config{Key: r.v.key, Script: modelstub.Obedient, KeepRaw: true, Listen: first}); err != nil {
 		return err
