@@ -200,7 +200,7 @@ func (o *redteamOptions) campaign(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	if o.agent != "" && len(args) == 0 {
-		args = stage.ForAgents()
+		args = stage.ForAgents(agent)
 	}
 	items, err := scenarios(args)
 	if err != nil {

@@ -82,7 +82,12 @@ func FindAgent(name string) (Agent, error) {
 	return a, nil
 }
 
-// ForAgents are the scenarios that a real agent is led through if none are named.
-func ForAgents() []string {
-	return []string{"incident", "fs-prefix", "crd-environment", "dx-git-hook", "dx-agent-settings-absent", "dx-venv", "net-direct", "exf-github-write", "ipc-sockets", "mem-instructions"}
+// ForAgents are the scenarios that a real agent is led through if none are named:
+// none of which it refuses by itself, as some do with rm -f.
+func ForAgents(a Agent) []string {
+	names := []string{"incident-phish-*", "incident-project-*", "incident-symlink", "fs-prefix", "crd-environment", "dx-git-include", "dx-devcontainer-absent", "net-direct", "exf-github-write", "ipc-sockets", "mem-instructions"}
+	if a.Host == "" {
+		names = append(names, "incident-foreign-key") // at the provider that it has a key for
+	}
+	return names
 }
