@@ -191,7 +191,7 @@ func walk(msg []byte, each func(n int, v uint64, b []byte) error) error {
 }
 
 // Handshake is what a sink says first and gets back: that this is version 1.
-var Handshake = []byte{1<<3 | 0, 1}
+var Handshake = []byte{1 << 3, 1}
 
 // Init is the configuration that makes runsc send its points to a socket.
 func Init(endpoint string, files bool) ([]byte, error) {
