@@ -152,9 +152,10 @@ func killOne(t *testing.T, spec sandbox.Spec, victim string, pid func(parts) int
 		return all
 	}
 	for len(left()) > 0 {
-		// A cgroup can't go before the host's init has collected an orphan that
-		// was in it, and some inits take their time.
-		if l := left(); time.Since(start) > 2*time.Second && (!allDirs(l) || time.Since(start) > 4*time.Second) {
+		// What is killed needs a processor to end on, and a cgroup can't go before the
+		// host's init has collected an orphan that was in it: both take their time on
+		// a busy machine.
+		if l := left(); len(l) > 0 && time.Since(start) > 10*time.Second {
 			t.Fatalf("left after %v: %v", time.Since(start), l)
 		}
 		time.Sleep(5 * time.Millisecond)
@@ -166,15 +167,6 @@ func killOne(t *testing.T, spec sandbox.Spec, victim string, pid func(parts) int
 	if n := tempFiles(t); n != temp {
 		t.Errorf("%d temporary files, before %d", n, temp)
 	}
-}
-
-func allDirs(left []string) bool {
-	for _, l := range left {
-		if !strings.HasPrefix(l, "/") {
-			return false
-		}
-	}
-	return true
 }
 
 // state of a process; empty if there is none, or only an entry that the host's
