@@ -58,7 +58,7 @@ func (s *session) mendBrokenOff(dir string) error {
 
 // bringBack has what a session removed in rw-no-delete stand there again.
 func (s *session) bringBack(j *journal.Journal, root *os.File) {
-	report, err := j.BringBack(root)
+	report, err := j.BringBack(root, newGone(root).stays)
 	folder, id := tree.Show(j.Meta().Workspace), j.Meta().Session
 	if n := len(report.Changed); n > 0 && err == nil {
 		s.opts.Notice("%s removed in %s (rw-no-delete) and brought back: %s", plural(n, "file was", "files were"), folder, firstOf(report.Changed))

@@ -64,9 +64,10 @@ func (j *Journal) Undo(root *os.File, o UndoOptions) (Report, error) {
 }
 
 // BringBack brings back each file and link that was there before the session and
-// whose name is gone, as it was then: in rw-no-delete nothing is removed for good.
-// Call it after LeaveAll, or for a session that was cut off.
-func (j *Journal) BringBack(root *os.File) (Report, error) {
+// whose name is gone, as it was then, but those that may stay gone: in rw-no-delete
+// nothing is removed for good. Call it after LeaveAll, or for a session that was cut
+// off.
+func (j *Journal) BringBack(root *os.File, stays func(path string) bool) (Report, error) {
 	if report, err := j.Recover(root); err != nil {
 		return report, err
 	}
@@ -82,7 +83,7 @@ func (j *Journal) BringBack(root *os.File) (Report, error) {
 		switch why := unkept(v); {
 		case err != nil:
 			u.conflict(v.Path, "now lies behind a link")
-		case now.Kind != Absent:
+		case now.Kind != Absent || stays(v.Path):
 		case why != "":
 			u.conflict(v.Path, "can't be brought back: "+why)
 		default:
