@@ -79,6 +79,7 @@ func FuzzDecide(f *testing.F) {
 	f.Add("https", "docs.example.com", uint16(443), "GET", "/3/../x", "a=b", "Cookie", "__cf_bm=1", []byte("x"))
 	f.Add("http", "deb.debian.org", uint16(80), "GET", "/debian/x", "", "authorization", "Basic eDp5", []byte(nil))
 	f.Add("https", "x.cdn.example.com", uint16(8443), "HEAD", "/pub/%2e", "", "", "", []byte(nil))
+	f.Add("https", "github.com", uint16(443), "GET", "/", "%1b[31m=ghp_000000000000000000000000000000000000", "\x00", "ghp_000000000000000000000000000000", []byte(nil))
 	s, err := Compile(parse(f, testPolicy), catalog.Default())
 	if err != nil {
 		f.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/bulkhead-dev/bulkhead/internal/secret"
@@ -37,17 +38,26 @@ func (s Slot) Place() Slot {
 func (s Slot) String() string {
 	switch {
 	case s.Body != "":
-		return "the body field " + clip(s.Body, 60)
+		return "the body field " + shown(s.Body, 60)
 	case s.Prefix != "":
-		return "the subprotocol " + clip(s.Prefix, 40) + "… of " + s.Header
+		return "the subprotocol " + shown(s.Prefix, 40) + "… of " + shown(s.Header, 40)
 	case s.Query != "":
-		return "the query parameter " + clip(s.Query, 40)
+		return "the query parameter " + shown(s.Query, 40)
 	case s.Header == "":
 		return "the path"
 	case s.Scheme != "":
-		return "the header " + clip(s.Header, 40) + " (" + clip(s.Scheme, 20) + ")"
+		return "the header " + shown(s.Header, 40) + " (" + shown(s.Scheme, 20) + ")"
 	}
-	return "the header " + clip(s.Header, 40)
+	return "the header " + shown(s.Header, 40)
+}
+
+// shown is a name that a request chose, as it may stand in a line.
+func shown(s string, n int) string {
+	s = clip(s, n)
+	if q := strconv.Quote(s); q[1:len(q)-1] != s {
+		return q
+	}
+	return s
 }
 
 // Kind says why something counts as a credential.
