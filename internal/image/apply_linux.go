@@ -168,9 +168,9 @@ func (a *applier) folder(elements []string, create bool) (*place, error) {
 		}
 	}()
 	links := 0
-	for todo := slices.Clone(elements); len(todo) > 0; {
-		e := todo[0]
-		todo = todo[1:]
+	for pending := slices.Clone(elements); len(pending) > 0; {
+		e := pending[0]
+		pending = pending[1:]
 		if e == ".." {
 			if len(name) == 0 {
 				return nil, errors.New("a link on its way leads out of the image")
@@ -210,7 +210,7 @@ func (a *applier) folder(elements []string, create bool) (*place, error) {
 					more = append(more, t)
 				}
 			}
-			todo = append(more, todo...)
+			pending = append(more, pending...)
 			continue
 		case err != nil:
 			return nil, err
