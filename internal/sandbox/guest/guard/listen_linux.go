@@ -209,20 +209,23 @@ func (g *Guard) answer(n *notification, umask *int) {
 }
 
 // reply ends a call, on a thread that no signal reaches. What fails because the
-// caller is gone needs no answer.
+// caller is gone needs no answer. The guard lets its own copy of a descriptor go
+// before the caller goes on: else the caller could close its file and find it
+// still open, as a reader of a FIFO or in ETXTBSY. No signal ends the call in
+// between (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV).
 func (g *Guard) reply(id uint64, v verdict) {
-	if v.fd >= 0 {
-		a := addFD{id: id, flags: unix.SECCOMP_ADDFD_FLAG_SEND, src: uint32(v.fd), newFlags: uint32(v.flags & unix.O_CLOEXEC)}
-		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(g.listener), unix.SECCOMP_IOCTL_NOTIF_ADDFD, uintptr(unsafe.Pointer(&a)))
-		unix.Close(v.fd)
-		if errno == 0 || errno == unix.ENOENT {
-			return
-		}
-		v = failed(errno) // the caller has no room for a descriptor
-	}
 	r := response{id: id, errno: -int32(v.errno)}
-	if v.goOn {
+	switch {
+	case v.goOn:
 		r = response{id: id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
+	case v.fd >= 0:
+		a := addFD{id: id, src: uint32(v.fd), newFlags: uint32(v.flags & unix.O_CLOEXEC)}
+		fd, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(g.listener), unix.SECCOMP_IOCTL_NOTIF_ADDFD, uintptr(unsafe.Pointer(&a)))
+		unix.Close(v.fd)
+		r.val = int64(fd)
+		if errno != 0 { // the caller has no room for a descriptor
+			r = response{id: id, errno: -int32(errno)}
+		}
 	}
 	_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(g.listener), unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&r)))
 }
