@@ -48,9 +48,12 @@ func serve(hosts []string) error {
 	if err != nil {
 		return err
 	}
-	s := &http.Server{Handler: http.HandlerFunc(answer), TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}}, ReadHeaderTimeout: time.Minute}
-	go s.ServeTLS(secure, "", "")
-	go s.Serve(plain)
+	// Two: the first Serve of a server decides whether it speaks HTTP/2.
+	server := func() *http.Server {
+		return &http.Server{Handler: http.HandlerFunc(answer), TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}}, ReadHeaderTimeout: time.Minute}
+	}
+	go server().ServeTLS(secure, "", "")
+	go server().Serve(plain)
 	if err := json.NewEncoder(os.Stdout).Encode(map[string]string{"tls": secure.Addr().String(), "plain": plain.Addr().String(), "ca": string(ca)}); err != nil {
 		return err
 	}
