@@ -33,7 +33,8 @@ func Numbers() (map[string]int, error) {
 // Listen puts a second filter on the calling thread, which what it forks
 // inherits: every call that writes by path waits for an answer through the
 // descriptor that is returned. openat2, whose flags lie behind a pointer, answers
-// ENOSYS, as on an older kernel. The caller has installed the filter of Install
+// ENOSYS, as on an older kernel, and so do listeners of a process's own, of which the
+// kernel allows one in all: they answer EINVAL. The caller has installed the filter of Install
 // and stays on its thread. Linux 5.19 or newer: a call that is being answered
 // can be ended by a deadly signal only, so nothing happens twice.
 func Listen() (int, error) {
@@ -87,6 +88,11 @@ func listenProgram() ([]bpf.RawInstruction, error) {
 		on(name, bpf.RetConstant{Val: unix.SECCOMP_RET_USER_NOTIF})
 	}
 	on("openat2", bpf.RetConstant{Val: deny(unix.ENOSYS)})
+	on("seccomp",
+		bpf.LoadAbsolute{Off: uint32(offsetArgs + 8), Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, SkipFalse: 1},
+		bpf.RetConstant{Val: deny(unix.EINVAL)},
+		bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW})
 	prog, err := bpf.Assemble(append(p, bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}))
 	if err != nil {
 		return nil, fmt.Errorf("assembling the filter for writes: %w", err)

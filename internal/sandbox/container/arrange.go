@@ -72,14 +72,15 @@ type mount struct {
 
 // arrangement is a mount plan turned into what the parts of a sandbox do.
 type arrangement struct {
-	steps  []step
-	mounts []mount
-	files  []guest.File
-	links  []guest.Link
-	trees  int
-	layers []vocabulary.Mount // overlays, for the warden
-	image  bool               // the root is one
-	size   int64              // of its layer of writes, in gVisor's memory
+	steps   []step
+	mounts  []mount
+	files   []guest.File
+	links   []guest.Link
+	trees   int
+	layers  []vocabulary.Mount // overlays, for the warden
+	guarded []guarded
+	image   bool  // the root is one
+	size    int64 // of its layer of writes, in gVisor's memory
 }
 
 // ground is what stands at a part of the sandbox's tree.
@@ -147,6 +148,15 @@ func arrange(spec sandbox.Spec, self string, tmpfsSize int64) (*arrangement, err
 	for at, l := range a.layerAt {
 		if a.covering(l).at != at {
 			return nil, vocabulary.Exitf(vocabulary.ExitRefused, "the staged workspace %s is covered by another mount\nnothing was started", l)
+		}
+	}
+	if spec.Writes != nil {
+		for _, f := range spec.Writes.Folders {
+			r := a.covering(f.Path)
+			if r.ground != writable {
+				return nil, vocabulary.Exitf(vocabulary.ExitRefused, "the writable folder %s is covered by another mount\nnothing was started", f.Path)
+			}
+			a.guarded = append(a.guarded, guarded{f.Path, r.place(f.Path)})
 		}
 	}
 	a.supervisor(self)

@@ -16,7 +16,12 @@ type orders struct {
 	Bundle []byte // config.json
 	Trace  []byte // trace.json; empty: no monitoring
 	Args   []string
+	// Guarded are the folders whose writes are judged; none: no write is.
+	Guarded []guarded
 }
+
+// guarded is a writable folder of the host, and where it stands in the cradle's root.
+type guarded struct{ Target, At string }
 
 // supervisorCaps are what the supervisor starts with, of gVisor's: they mean
 // nothing to the host. The bounding set is empty, so that root inside, who starts

@@ -41,7 +41,7 @@ func lay() error {
 		return fmt.Errorf("orders: %w", err)
 	}
 	in.Close()
-	if err := childproc.CloseInherited(warden.GuestFD); err != nil {
+	if err := childproc.CloseInherited(warden.GuestFD, warden.DataFD); err != nil {
 		return err
 	}
 	unix.Umask(0)
@@ -64,11 +64,23 @@ func lay() error {
 			return err
 		}
 	}
+	var guard *os.File
+	if len(o.Guarded) > 0 {
+		var err error
+		if guard, err = startGuard(o.Guarded); err != nil {
+			return fmt.Errorf("starting the guard of the workspace: %w", err)
+		}
+	}
 	// The host's files are gone from here, and from all that runsc starts.
 	if err := unix.Unmount(hostDir, unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("leaving the host's files: %w", err)
 	}
 	unix.Umask(0o077)
+	if guard != nil {
+		if err := listen(guard); err != nil {
+			return err
+		}
+	}
 	return fmt.Errorf("%s: %w", Name, unix.Exec(runscPath, o.Args, []string{}))
 }
 

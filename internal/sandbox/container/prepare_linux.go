@@ -61,7 +61,7 @@ func (b *Backend) prepare(ctx context.Context, spec sandbox.Spec) (*instance.Ins
 			}
 		}
 	}
-	o := orders{Steps: a.steps, Runsc: runsc, Bundle: config, Args: arguments(spec.Network, a, spec.Seen != nil)}
+	o := orders{Steps: a.steps, Runsc: runsc, Bundle: config, Args: arguments(spec.Network, a, spec.Seen != nil), Guarded: a.guarded}
 	if spec.Seen != nil {
 		if o.Trace, err = trace.Init(warden.TraceSocket, spec.Watched != ""); err != nil {
 			return nil, err
@@ -152,6 +152,16 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, o orders, a *ar
 		return nil, err
 	}
 	files = append(files, f)
+	var beside *guest.Beside
+	if len(o.Guarded) > 0 {
+		c, theirs, err := frame.Pair()
+		if err != nil {
+			conn.Close()
+			return nil, err
+		}
+		files = append(files, theirs)
+		beside = guest.NewBeside(c, spec.Writes, goferRoot)
+	}
 	w, err := b.warden(shape{spec.Network, len(layers) > 0})
 	if err != nil {
 		conn.Close()
@@ -177,7 +187,7 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, o orders, a *ar
 		f.Close()
 	}
 	files = nil
-	i := instance.New(instance.Parts{Spec: spec, Limits: limits, Warden: w, Guest: guest.NewClient(conn, setup, nil, nil), Door: door, Foreign: true,
+	i := instance.New(instance.Parts{Spec: spec, Limits: limits, Warden: w, Guest: guest.NewClient(conn, setup, nil, nil), Door: door, Foreign: true, Beside: beside,
 		Trace: func(l *os.File) { observe(l, spec) }, Runtime: "gVisor", Explain: explain})
 	if err := i.Await(ctx); err != nil {
 		_ = i.Kill()

@@ -23,8 +23,7 @@ const sendTimeout = 10 * time.Second
 // Client is the controller's end. Safe for concurrent use.
 type Client struct {
 	conn   *frame.Conn
-	keeps  keeps
-	writes *sandbox.Writes
+	asked  asked
 	seen   func(sandbox.Seen)
 	ready  chan struct{}
 	done   chan struct{}
@@ -50,7 +49,7 @@ type Client struct {
 // what Setup.Sights asks for.
 func NewClient(conn *frame.Conn, s Setup, w *sandbox.Writes, seen func(sandbox.Seen)) *Client {
 	s.Guard = guardSetup(w)
-	c := &Client{conn: conn, writes: w, seen: seen, ready: make(chan struct{}), done: make(chan struct{}), procs: map[uint32]*Process{}, dials: map[uint32]chan dialed{},
+	c := &Client{conn: conn, asked: asked{conn: conn, writes: w}, seen: seen, ready: make(chan struct{}), done: make(chan struct{}), procs: map[uint32]*Process{}, dials: map[uint32]chan dialed{},
 		x: exchange{guarded: w != nil, relay: s.RelayPort != 0, ports: len(s.Ports), layers: len(s.Layers), watched: s.Watch != nil, sights: s.Sights, commands: map[uint32]*commandState{}, dials: map[uint32]bool{},
 			foreign: s.Foreign != nil, arrived: map[uint32]bool{}},
 		foreign: s.Foreign != nil, doors: map[int]*os.File{}, arrived: make(chan report, maxWaiting)}
@@ -194,14 +193,8 @@ func (c *Client) take(r report, files []*os.File, s Setup) error {
 		p.end(r.Code, nil)
 	case kindDialed, kindClosed:
 		return c.takeDial(r, files)
-	case kindDenied:
-		c.writes.Refused(clean(r.Op), string(r.Path), clean(r.Error))
-	case kindKeep:
-		return c.keep(r)
-	case kindMade:
-		if c.writes.Made != nil {
-			c.writes.Made(string(r.Path))
-		}
+	case kindDenied, kindKeep, kindMade:
+		return c.asked.take(r)
 	case kindModes:
 		if p != nil {
 			p.modes = *r.Modes

@@ -196,6 +196,8 @@ type request struct {
 	Signal *signalRequest `json:"signal,omitempty"`
 	Dial   *dialRequest   `json:"dial,omitempty"`
 	Kept   *keptRequest   `json:"kept,omitempty"`
+	// Seal is for a guard beside a foreign kernel: commands come; ready answers.
+	Seal bool `json:"seal,omitempty"`
 	// Under a foreign kernel:
 	Line  *lineRequest  `json:"line,omitempty"`
 	Carry *carryRequest `json:"carry,omitempty"`

@@ -197,8 +197,8 @@ func superviseWith(conn *frame.Conn, setup Setup, oomScore *os.File) int {
 	go s.spawn(setup.Guard, work, spawning)
 	r := <-spawning
 	if r.err == nil && setup.Guard != nil {
-		s.host = newHost(s)
-		r.err = guard.Start(*setup.Guard, r.listener, s.host, func(err error) { os.Exit(failBegin(err)) })
+		s.host = newHost(s.report, s.sights.opened)
+		_, r.err = guard.Start(*setup.Guard, r.listener, s.host, func(err error) { os.Exit(failBegin(err)) })
 	}
 	if r.err != nil {
 		return fail(r.err)

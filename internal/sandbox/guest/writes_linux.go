@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/frame"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/guard"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/guard/rules"
 	"github.com/bulkhead-dev/bulkhead/internal/seccomp"
@@ -35,18 +36,37 @@ func guardSetup(w *sandbox.Writes) *guard.Setup {
 // threads wait for them.
 const maxKeeps = 64
 
-// keeps counts the controller's copies under way.
-type keeps struct{ running atomic.Int32 }
+// asked is the controller's end of what a guard says.
+type asked struct {
+	conn    *frame.Conn
+	writes  *sandbox.Writes
+	running atomic.Int32 // copies under way
+}
+
+// take acts on a report of a guard, which its caller has judged.
+func (a *asked) take(r report) error {
+	switch r.Kind {
+	case kindDenied:
+		a.writes.Refused(clean(r.Op), string(r.Path), clean(r.Error))
+	case kindKeep:
+		return a.keep(r)
+	case kindMade:
+		if a.writes.Made != nil {
+			a.writes.Made(string(r.Path))
+		}
+	}
+	return nil
+}
 
 // keep makes a version beside the conversation, and answers.
-func (c *Client) keep(r report) error {
-	if c.writes.Keep == nil || c.keeps.running.Add(1) > maxKeeps {
+func (a *asked) keep(r report) error {
+	if a.writes.Keep == nil || a.running.Add(1) > maxKeeps {
 		return errors.New("the sandbox broke the protocol: copies that nobody makes")
 	}
 	go func() {
 		k := keptRequest{ID: r.ID}
 		var files []*os.File
-		spool, err := c.writes.Keep(sandbox.Change{Path: string(r.Path), Again: r.Again, Tree: r.Tree})
+		spool, err := a.writes.Keep(sandbox.Change{Path: string(r.Path), Again: r.Again, Tree: r.Tree})
 		if err != nil {
 			k.Error = clean(err.Error())
 		}
@@ -54,9 +74,9 @@ func (c *Client) keep(r report) error {
 			defer spool.File.Close()
 			k.Spool, files = spool.Limit, []*os.File{spool.File}
 		}
-		c.keeps.running.Add(-1)
-		if err := c.conn.Send(time.Now().Add(sendTimeout), request{Kept: &k}, files...); err != nil {
-			c.conn.Close()
+		a.running.Add(-1)
+		if err := a.conn.Send(time.Now().Add(sendTimeout), request{Kept: &k}, files...); err != nil {
+			a.conn.Close()
 		}
 	}()
 	return nil
@@ -70,7 +90,8 @@ type kept struct {
 
 // host is the guard's way to the controller.
 type host struct {
-	s *supervisor
+	tell     func(report, ...*os.File)
+	openedAt func(path string)
 
 	mu      sync.Mutex
 	next    uint32
@@ -78,11 +99,11 @@ type host struct {
 	denied  chan report
 }
 
-func newHost(s *supervisor) *host {
-	h := &host{s: s, waiting: map[uint32]chan kept{}, denied: make(chan report, 256)}
+func newHost(tell func(report, ...*os.File), opened func(string)) *host {
+	h := &host{tell: tell, openedAt: opened, waiting: map[uint32]chan kept{}, denied: make(chan report, 256)}
 	go func() {
 		for r := range h.denied {
-			s.report(r)
+			h.tell(r)
 		}
 	}()
 	return h
@@ -105,7 +126,7 @@ func (h *host) Keep(path string, again, tree bool) (*guard.Spool, error) {
 	id := h.next
 	h.waiting[id] = answer
 	h.mu.Unlock()
-	h.s.report(report{Kind: kindKeep, ID: id, Path: guard.Bytes(path), Again: again, Tree: tree})
+	h.tell(report{Kind: kindKeep, ID: id, Path: guard.Bytes(path), Again: again, Tree: tree})
 	k := <-answer
 	if k.err != "" {
 		return k.spool, errors.New(k.err)
@@ -114,10 +135,10 @@ func (h *host) Keep(path string, again, tree bool) (*guard.Spool, error) {
 }
 
 // Opened implements guard.Host.
-func (h *host) Opened(path string) { h.s.sights.opened(path) }
+func (h *host) Opened(path string) { h.openedAt(path) }
 
 // Made implements guard.Host.
-func (h *host) Made(path string) { h.s.report(report{Kind: kindMade, Path: guard.Bytes(path)}) }
+func (h *host) Made(path string) { h.tell(report{Kind: kindMade, Path: guard.Bytes(path)}) }
 
 func (h *host) kept(k keptRequest, files []*os.File) {
 	h.mu.Lock()

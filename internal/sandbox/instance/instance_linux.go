@@ -41,6 +41,8 @@ type Parts struct {
 	Limits *Enforcement
 	Warden *warden.Handle
 	Guest  *guest.Client
+	// Beside is the guard beside a foreign kernel; nil: there is none.
+	Beside *guest.Beside
 	// Door is the inode of the supervisor's end of the guest's socket, by which
 	// orphans are found; see Inode.
 	Door uint64
@@ -144,6 +146,9 @@ func (i *Instance) Await(ctx context.Context) error {
 			err = ctx.Err()
 		}
 	}
+	if err == nil && i.Beside != nil {
+		err = i.Beside.Seal(ctx)
+	}
 	if err == nil {
 		i.mu.Lock()
 		defer i.mu.Unlock()
@@ -180,9 +185,15 @@ func (i *Instance) Await(ctx context.Context) error {
 
 // supervise ends everything when one part has ended.
 func (i *Instance) supervise() {
+	var guard <-chan struct{}
+	if i.Beside != nil {
+		guard = i.Beside.Done()
+		defer i.Beside.Close()
+	}
 	select {
 	case <-i.Guest.Done():
 	case <-i.words:
+	case <-guard:
 	}
 	i.Guest.Close()
 	i.Warden.Stop()

@@ -13,11 +13,16 @@ import (
 // open opens a file for writing, or makes it.
 func (t *task) open(dirfd, arg, flags int, mode uint64) verdict {
 	const tmpfile = unix.O_TMPFILE &^ unix.O_DIRECTORY
+	flags &^= unix.O_ASYNC
+	if h, errno := t.again(dirfd, arg); errno != 0 {
+		return failed(errno)
+	} else if h >= 0 {
+		return t.openHandle(h, flags)
+	}
 	p, errno := t.lookup(dirfd, arg)
 	if errno != 0 {
 		return failed(errno)
 	}
-	flags &^= unix.O_ASYNC
 	if flags&tmpfile != 0 {
 		return t.openNameless(p, flags, mode)
 	}
@@ -223,7 +228,7 @@ func (t *task) openNameless(p place, flags int, mode uint64) verdict {
 	if errno != 0 {
 		return failed(errno)
 	}
-	real, errno := realPath(dir)
+	real, errno := t.g.realPath(dir)
 	if errno != 0 {
 		return failed(errno)
 	}
@@ -243,7 +248,11 @@ func (t *task) openMagic(p place, flags int) verdict {
 	if err != nil {
 		return result(err)
 	}
-	t.own(h)
+	return t.openHandle(t.own(h), flags)
+}
+
+// openHandle opens what a handle is open on for writing.
+func (t *task) openHandle(h, flags int) verdict {
 	t.g.mu.RLock()
 	defer t.g.mu.RUnlock()
 	if v := t.judgeHandle(h, flags&unix.O_TRUNC != 0); v.errno != 0 {
@@ -254,7 +263,7 @@ func (t *task) openMagic(p place, flags int) verdict {
 
 // judgeHandle judges writing to what a handle is open on, by its real path.
 func (t *task) judgeHandle(h int, again bool) verdict {
-	real, errno := realPath(h)
+	real, errno := t.g.realPath(h)
 	if errno != 0 {
 		return failed(errno)
 	}
@@ -276,7 +285,7 @@ func (t *task) judgeHandle(h int, again bool) verdict {
 	if !f.Versions {
 		return done()
 	}
-	dir, err := unix.Open(p.path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	dir, err := unix.Open(t.g.base+p.path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return done() // removed: it has no name that could lose something
 	}
@@ -399,7 +408,7 @@ func (t *task) link(oldfd, oldarg, newfd, newarg, flags int) verdict {
 
 // linkSource opens what a link is made to.
 func (t *task) linkSource(dirfd, arg, flags int) (int, unix.Errno) {
-	text, errno := t.text(arg)
+	text, errno := t.path(arg)
 	if errno != 0 {
 		return -1, errno
 	}
@@ -545,6 +554,9 @@ func (t *task) unlink(dirfd, arg, flags int) verdict {
 }
 
 func (t *task) truncate(arg int, size int64) verdict {
+	if t.g.base != "" {
+		return failed(unix.EACCES) // there is no folder to resolve it from
+	}
 	text, errno := t.text(arg)
 	if errno != 0 {
 		return failed(errno)
@@ -574,6 +586,9 @@ func (t *task) truncate(arg int, size int64) verdict {
 // bind gives a socket of the caller its address. Only a Unix socket's may be a
 // name in a folder.
 func (t *task) bind() verdict {
+	if t.g.base != "" {
+		return failed(unix.EACCES) // a foreign kernel has sockets of its own
+	}
 	const longest = 128 // struct sockaddr_storage
 	size := int(int32(t.args[2]))
 	if size < 2 || size > longest {

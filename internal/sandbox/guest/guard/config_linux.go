@@ -109,7 +109,7 @@ func (t *task) insideOf(config place) func(string) bool {
 		if !ok {
 			return false
 		}
-		dir := f.root
+		dir := f.disk
 		for part := range strings.SplitSeq(rest, "/") {
 			dir += "/" + part
 			var st unix.Stat_t

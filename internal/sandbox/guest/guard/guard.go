@@ -16,6 +16,10 @@
 // but samples. In rw-no-delete nothing that was there is lost, and where
 // versions are kept, the first change of a file waits for its copy.
 //
+// Below a kernel of the sandbox's own (gVisor) the same guard is a process beside that
+// kernel, on the host, and what it judges are the calls of that kernel and of its
+// file server: see Setup.Base.
+//
 // The guard has the rights of the commands and no more. What it must not do for
 // them is reach itself: files of /proc are opened for a caller's own process only.
 package guard
@@ -45,6 +49,15 @@ type Setup struct {
 	// Fixed are files that stay writable by rule (git's configuration) and must
 	// not be removed or moved.
 	Fixed []Bytes `json:"fixed,omitempty"`
+	// Base makes it the guard beside a foreign kernel: the folder of the host below
+	// which that kernel's view of the sandbox's tree stands. Calls come from there,
+	// name by name; to the guard the folders stand below it too. Until Seal, and of
+	// the process that starts that kernel (the first one) always, calls go on as they
+	// are: nothing of the sandbox's has a part in them.
+	Base Bytes `json:"base,omitempty"`
+	// UID and GID are the user's numbers outside, where the guard's own are others.
+	UID uint32 `json:"uid,omitempty"`
+	GID uint32 `json:"gid,omitempty"`
 }
 
 // Bytes is a path as JSON: a file's name need not be UTF-8.

@@ -83,7 +83,7 @@ func (f *folder) isGit(rel []string) bool {
 	if n := len(rel); n > 0 && rules.Is(rel[n-1], ".git") {
 		return true
 	}
-	dir := path.Join(append([]string{f.root}, rel...)...)
+	dir := path.Join(append([]string{f.disk}, rel...)...)
 	return exists(dir+"/HEAD") || exists(dir+"/objects") && exists(dir+"/refs")
 }
 

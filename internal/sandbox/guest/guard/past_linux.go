@@ -14,8 +14,11 @@ type past struct {
 	made map[inode]struct{} // of the session
 	kept map[string]bool    // paths that have a version
 
-	uid, gid int // of the guard
+	uid, gid uint32 // of the guard
+	outer    owner  // what these are outside
 }
+
+type owner struct{ uid, gid uint32 }
 
 // inode is a file for as long as the machine runs: its number can be given to
 // another one, which is then born later.

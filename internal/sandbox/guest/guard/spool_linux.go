@@ -49,11 +49,11 @@ func (p *past) add(s *spooled, at place, full, name string) bool {
 	var st unix.Stat_t
 	// The numbers of other users are not the same outside.
 	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size > spool.MaxContent ||
-		int(st.Uid) != p.uid || int(st.Gid) != p.gid || len(name) > spool.MaxPath {
+		st.Uid != p.uid || st.Gid != p.gid || len(name) > spool.MaxPath {
 		return false
 	}
 	b := spool.Begin(s.buf, &spool.Record{
-		Path: name, Mode: st.Mode & 0o7777, UID: st.Uid, GID: st.Gid, Mtime: st.Mtim.Nano(), Inode: st.Ino, Time: time.Now().UnixNano(),
+		Path: name, Mode: st.Mode & 0o7777, UID: p.outer.uid, GID: p.outer.gid, Mtime: st.Mtim.Nano(), Inode: st.Ino, Time: time.Now().UnixNano(),
 	})
 	s.buf = b
 	content := 0

@@ -125,6 +125,36 @@ func (t *task) handle(dirfd, flags int) (int, unix.Errno) {
 	return -1, unix.EPERM
 }
 
+// again finds what a foreign kernel's file server opens once more, by the folder of
+// its own descriptors: it has no other way to open a file that is mounted. -1: it is
+// something else.
+func (t *task) again(dirfd, arg int) (int, unix.Errno) {
+	if t.g.base == "" || dirfd < 0 {
+		return -1, 0
+	}
+	dir, errno := t.handle(dirfd, unix.O_DIRECTORY)
+	if errno != 0 {
+		return -1, errno
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(dir, &fs); err != nil || fs.Type != unix.PROC_SUPER_MAGIC {
+		return -1, 0
+	}
+	text, errno := t.path(arg)
+	if errno != 0 {
+		return -1, errno
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		return -1, unix.EACCES
+	}
+	h, errno := t.handle(n, 0)
+	if errno == 0 && !t.g.alive(t.id) {
+		errno = unix.EINTR
+	}
+	return h, errno
+}
+
 // place is a name in an open folder.
 type place struct {
 	dir   int    // O_PATH, link-free
@@ -147,9 +177,19 @@ func (p place) isFolderItself() bool { return p.name == "" || p.name == "." || p
 
 func (p place) full() string { return strings.TrimSuffix(p.path, "/") + "/" + p.name }
 
+// path is text for what is to be resolved. A foreign kernel resolves paths itself,
+// and comes with names.
+func (t *task) path(arg int) (string, unix.Errno) {
+	text, errno := t.text(arg)
+	if errno == 0 && t.g.base != "" && (text == ".." || strings.Contains(text, "/")) {
+		errno = unix.EACCES
+	}
+	return text, errno
+}
+
 // lookup reads the caller's path and finds its place.
 func (t *task) lookup(dirfd, arg int) (place, unix.Errno) {
-	text, errno := t.text(arg)
+	text, errno := t.path(arg)
 	if errno != 0 {
 		return place{}, errno
 	}
@@ -184,7 +224,7 @@ func (t *task) find(start int, text string) (place, unix.Errno) {
 		p.dir, p.path, errno = t.walk(start, dir)
 	} else {
 		p.dir = start
-		p.path, errno = realPath(start)
+		p.path, errno = t.g.realPath(start)
 	}
 	if errno != 0 {
 		return p, errno
@@ -199,7 +239,7 @@ var descriptors = sync.OnceValues(func() (int, error) {
 })
 
 // realPath is the path that the kernel has for a handle.
-func realPath(fd int) (string, unix.Errno) {
+func (g *Guard) realPath(fd int) (string, unix.Errno) {
 	at, err := descriptors()
 	if err != nil {
 		return "", unix.EIO
@@ -209,7 +249,11 @@ func realPath(fd int) (string, unix.Errno) {
 	if err != nil {
 		return "", unix.ENAMETOOLONG
 	}
-	return string(buf[:n]), 0
+	real := string(buf[:n])
+	if rest, ok := strings.CutPrefix(real, g.base); ok && strings.HasPrefix(rest, "/") || !strings.HasPrefix(real, "/") {
+		return rest, 0
+	}
+	return "", unix.EACCES // not of the sandbox's tree
 }
 
 // reachable refuses what of /proc is not the caller's: the guard itself may open
@@ -240,7 +284,7 @@ func (t *task) walk(start int, dir string) (int, string, unix.Errno) {
 	fd, err := unix.Openat2(start, dir, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS})
 	if err == nil {
 		t.own(fd)
-		if real, errno := realPath(fd); errno != 0 {
+		if real, errno := t.g.realPath(fd); errno != 0 {
 			return -1, "", errno
 		} else if real != "/proc" && !strings.HasPrefix(real, "/proc/") {
 			return fd, real, 0
@@ -250,7 +294,7 @@ func (t *task) walk(start int, dir string) (int, string, unix.Errno) {
 	if errno != 0 {
 		return -1, "", errno
 	}
-	real, errno := realPath(fd)
+	real, errno := t.g.realPath(fd)
 	return fd, real, errno
 }
 
@@ -280,7 +324,7 @@ func (t *task) walkByStep(start int, text string, folder bool) (int, unix.Errno)
 		if name == "" || name == "." {
 			continue
 		}
-		real, errno := realPath(cur)
+		real, errno := t.g.realPath(cur)
 		if errno != 0 {
 			return -1, errno
 		}
