@@ -163,15 +163,15 @@ func (s *policySource) apply(p *policy.Policy) error {
 		p.Image = image
 	}
 	if s.workspace != "" {
-		dir, mode, named := s.workspace, vocabulary.ReadWrite, false
+		dir, mode := s.workspace, vocabulary.ReadWrite
 		if i := strings.LastIndexByte(dir, ':'); i >= 0 {
 			m, err := vocabulary.ParseMountMode(dir[i+1:])
 			if err != nil {
 				return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "--workspace: %v\nfor a folder with a colon in its name, add the mode: --workspace %s:rw", err, dir)
 			}
-			dir, mode, named = dir[:i], m, true
+			dir, mode = dir[:i], m
 		}
-		p.Workspace = policy.Workspace{Path: dir, Mode: mode, Named: named, Writable: p.Workspace.Writable, Pos: vocabulary.Position{File: "--workspace"}}
+		p.Workspace = policy.Workspace{Path: dir, Mode: mode, Writable: p.Workspace.Writable, Pos: vocabulary.Position{File: "--workspace"}}
 	}
 	for _, text := range s.publish {
 		port, err := policy.ParsePublished(text)

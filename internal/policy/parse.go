@@ -221,7 +221,7 @@ func (r *reader) workspace(n, key *yaml.Node, w *Workspace) {
 	}
 	if n := t.get("mode"); n != nil {
 		if m, ok := r.mode(n, true); ok {
-			w.Mode, w.Named = m, true
+			w.Mode = m
 		}
 	}
 	w.Writable = r.writable(t.get("writable"))

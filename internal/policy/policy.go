@@ -90,9 +90,6 @@ type Published struct {
 type Workspace struct {
 	Path string
 	Mode vocabulary.MountMode
-	// Named: somebody asked for this mode. Otherwise it is the default, which is
-	// staged where the isolation has no rw.
-	Named bool
 	// Writable are kinds of protected files that may be written to by choice, in
 	// every writable folder of the session: Environments.
 	Writable []At[string]

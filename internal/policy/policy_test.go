@@ -112,7 +112,7 @@ func TestDesignExample(t *testing.T) {
 	}
 	want := &Policy{
 		File: "p.yaml", Profile: "developer", ProfilePos: at(2, 10), Isolation: "process", IsolationPos: at(3, 12),
-		Workspace: Workspace{".", "rw", true, nil, at(4, 1)},
+		Workspace: Workspace{".", "rw", nil, at(4, 1)},
 		Mounts:    []Mount{{Path: "~/go/pkg/mod", Mode: "ro", Pos: at(6, 5)}},
 		EnvPass:   []At[string]{{"TERM", at(8, 10)}, {"LANG", at(8, 16)}},
 		EnvSet:    []EnvVar{{"CI", "1", at(9, 9)}},

@@ -119,13 +119,6 @@ func (v *view) settle() (err error) {
 		}
 		v.isolation = p.Isolation
 	}
-	// A container's writes are not judged by name, so that it has no rw: what
-	// nobody asked to be written to the workspace itself is staged.
-	if w := p.Workspace; v.backend.Isolation() == vocabulary.Container && w.Mode == vocabulary.ReadWrite && !w.Named {
-		staged := *p
-		staged.Workspace.Mode = vocabulary.StagedWrites
-		v.opts.Policy, p = &staged, &staged
-	}
 	if err := p.AtLeast(v.backend.Isolation()); err != nil {
 		return err
 	}
