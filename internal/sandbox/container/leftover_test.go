@@ -39,6 +39,7 @@ func controllerUnderTest() int {
 	if err := json.NewDecoder(os.Stdin).Decode(&spec); err != nil {
 		return 1
 	}
+	spec.Writes.Refused = func(string, string, string) {}
 	si, err := b.Prepare(context.Background(), spec)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -65,7 +66,7 @@ func startController(t *testing.T) (*exec.Cmd, io.WriteCloser, *bufio.Reader) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		t.Fatal(err)
 	}
-	spec := sandboxtest.Spec(sandbox.NetNone)
+	spec := sandboxtest.WritesSpec(t.TempDir(), &sandbox.Writes{Folders: []sandbox.WritableFolder{{Path: "/rw"}}})
 	spec.Limits.Memory = 1 << 30
 	text, _ := json.Marshal(spec)
 	cmd := exec.Command(childproc.Self())
@@ -138,6 +139,7 @@ func TestKilledParts(t *testing.T) {
 			"runsc":      func(p parts) int { return p.First },
 			"sentry":     func(p parts) int { return child(p.First, "runsc-sandbox") },
 			"gofer":      func(p parts) int { return child(p.First, "runsc-gofer") },
+			"guard":      func(p parts) int { return child(p.First, childproc.Argv0(guardChild)) },
 		} {
 			t.Run(name, func(t *testing.T) {
 				cmd, in, out := startController(t)

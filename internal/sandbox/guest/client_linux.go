@@ -22,11 +22,11 @@ const sendTimeout = 10 * time.Second
 
 // Client is the controller's end. Safe for concurrent use.
 type Client struct {
-	conn   *frame.Conn
-	asked  asked
-	seen   func(sandbox.Seen)
-	ready  chan struct{}
-	done   chan struct{}
+	conn  *frame.Conn
+	asked asked
+	seen  func(sandbox.Seen)
+	ready chan struct{}
+	done  chan struct{}
 
 	mu       sync.Mutex
 	x        exchange

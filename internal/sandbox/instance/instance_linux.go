@@ -67,18 +67,20 @@ type Instance struct {
 	words chan struct{} // closed when the warden says no more
 	done  chan struct{}
 
-	mu       sync.Mutex
-	link     *os.File
-	layers   []uint64 // devices of the layers that the warden mounted
-	pid      int
-	pidfd    int // -1 until known
-	failed   string
-	limit    string
-	ended    bool // the warden saw everything end
-	killed   bool
-	cause    error
-	exceeded []string
-	oom      bool
+	mu     sync.Mutex
+	link   *os.File
+	layers []uint64 // devices of the layers that the warden mounted
+	pid    int
+	pidfd  int // -1 until known
+	failed string
+	limit  string
+	ended  bool // the warden saw everything end
+	// unguarded: the guard ended first.
+	unguarded bool
+	killed    bool
+	cause     error
+	exceeded  []string
+	oom       bool
 }
 
 // New takes the parts over.
@@ -194,6 +196,9 @@ func (i *Instance) supervise() {
 	case <-i.Guest.Done():
 	case <-i.words:
 	case <-guard:
+		i.mu.Lock()
+		i.unguarded = true
+		i.mu.Unlock()
 	}
 	i.Guest.Close()
 	i.Warden.Stop()
@@ -250,6 +255,8 @@ func (i *Instance) judge() error {
 		return errors.New("the sandbox ended: its warden died")
 	case i.failed != "":
 		return fmt.Errorf("the sandbox ended: %s", i.failed)
+	case i.unguarded:
+		return fmt.Errorf("the sandbox ended: the guard of its workspace ended: %w", i.Beside.Err())
 	case guestErr != nil && !errors.Is(guestErr, io.EOF) && !errors.Is(guestErr, unix.ECONNRESET) && !errors.Is(guestErr, net.ErrClosed):
 		return fmt.Errorf("the sandbox ended: %w", guestErr)
 	}
