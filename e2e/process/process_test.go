@@ -184,9 +184,9 @@ func TestNetworkStoriesAsRootOverTheRelay(t *testing.T) {
 	again(t, nil, "relay", networkStories)
 }
 
-// containerStories run in isolation container too. What other stories write to
-// their workspace to look at from outside is staged there, and stays inside.
-const containerStories = "^(no_network|http_grant|credentials|home_hidden|secrets_masked|unix_sockets|env|stdio|exit_codes|limits_kept|seen|rule0[1245678]_.*)$"
+// containerStories run in isolation container too.
+const containerStories = "^(no_network|http_grant|credentials|home_hidden|secrets_masked|unix_sockets|env|stdio|exit_codes|limits_kept|seen|" +
+	"planted|protected|environments|workspace|workspace_versions|git_commit|rule0[1245678]_.*)$"
 
 // TestContainerStories: the same policy, mounts, credentials, decisions and exit
 // codes on a kernel of the sandbox's own, every packet through the same gateway.
