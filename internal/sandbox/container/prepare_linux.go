@@ -160,7 +160,7 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, o orders, a *ar
 			return nil, err
 		}
 		files = append(files, theirs)
-		beside = guest.NewBeside(c, spec.Writes, goferRoot)
+		beside = guest.NewBeside(c, spec.Writes, goferRoot, spec.Seen)
 	}
 	w, err := b.warden(shape{spec.Network, len(layers) > 0})
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,15 +20,17 @@ import (
 // sandbox says to its kernel, so its words are taken as hostile. Safe for concurrent use.
 type Beside struct {
 	asked
+	seen  func(sandbox.Seen)
 	ready chan struct{} // each stage is answered once
 	done  chan struct{}
 	err   error
 }
 
 // NewBeside starts the conversation on a connection, which it takes over. The guard
-// finds the folders below base.
-func NewBeside(conn *frame.Conn, w *sandbox.Writes, base string) *Beside {
-	b := &Beside{asked: asked{conn: conn, writes: w}, ready: make(chan struct{}, 2), done: make(chan struct{})}
+// finds the folders below base. seen is told of files that are opened for writing; nil:
+// nobody wants to know.
+func NewBeside(conn *frame.Conn, w *sandbox.Writes, base string, seen func(sandbox.Seen)) *Beside {
+	b := &Beside{asked: asked{conn: conn, writes: w}, seen: seen, ready: make(chan struct{}, 2), done: make(chan struct{})}
 	s := guardSetup(w)
 	s.Base, s.UID, s.GID = guard.Bytes(base), uint32(os.Geteuid()), uint32(os.Getegid())
 	go b.receive(s)
@@ -67,7 +70,9 @@ func (b *Beside) receive(s *guard.Setup) {
 	defer close(b.done)
 	defer b.conn.Close()
 	sent := make(chan error, 1)
-	go func() { sent <- b.conn.Send(time.Now().Add(sendTimeout), request{Setup: &Setup{Guard: s}}) }()
+	go func() {
+		sent <- b.conn.Send(time.Now().Add(sendTimeout), request{Setup: &Setup{Guard: s, Sights: b.seen != nil}})
+	}()
 	defer func() { <-sent }()
 	stages := 2
 	for {
@@ -83,6 +88,8 @@ func (b *Beside) receive(s *guard.Setup) {
 			b.ready <- struct{}{}
 		case (r.Kind == kindDenied || r.Kind == kindKeep || r.Kind == kindMade) && strings.HasPrefix(string(r.Path), "/"):
 			b.err = b.take(r)
+		case r.Kind == kindSeen && b.seen != nil && r.Lost >= 0 && !slices.ContainsFunc(r.Sights, func(s sight) bool { return s.What != sandbox.SeenWrite }):
+			tellSeen(b.seen, r)
 		default:
 			b.err = errors.New("the guard of the workspace broke the protocol")
 		}
@@ -120,7 +127,11 @@ func ServeBeside(conn *frame.Conn, confine func(*guard.Setup) error, listener fu
 		return fail(err)
 	}
 	unix.CloseOnExec(fd)
-	h := newHost(tell, func(string) {})
+	opened := func(string) {}
+	if first.Setup.Sights {
+		opened = tellOpened(tell)
+	}
+	h := newHost(tell, opened)
 	g, err := guard.Start(*first.Setup.Guard, fd, h, func(err error) { os.Exit(failBegin(err)) })
 	if err != nil {
 		return fail(err)
@@ -137,6 +148,24 @@ func ServeBeside(conn *frame.Conn, confine func(*guard.Setup) error, listener fu
 		case r.Seal:
 			g.Seal()
 			tell(report{Kind: kindReady})
+		}
+	}
+}
+
+// tellOpened reports files as they are opened: at the end of the sandbox there is no
+// time for it.
+func tellOpened(tell func(report, ...*os.File)) func(path string) {
+	s, wake := newSights(), make(chan struct{}, 1)
+	go func() {
+		for range wake {
+			s.flush(tell)
+		}
+	}()
+	return func(path string) {
+		s.opened(path)
+		select {
+		case wake <- struct{}{}:
+		default:
 		}
 	}
 }

@@ -200,18 +200,22 @@ func (c *Client) take(r report, files []*os.File, s Setup) error {
 			p.modes = *r.Modes
 		}
 	case kindSeen:
-		for _, s := range r.Sights {
-			c.seen(sandbox.Seen{What: s.What, PID: s.PID, Name: string(s.Name), Path: string(s.Path), Code: -1})
-		}
-		if r.Lost > 0 {
-			c.seen(sandbox.Seen{What: sandbox.SeenLost, Count: r.Lost})
-		}
+		tellSeen(c.seen, r)
 	case kindUsage:
 		c.usage = sandbox.Usage{Bytes: r.Usage.Bytes, Inodes: r.Usage.Inodes, CPU: time.Duration(r.Usage.CPU), Looks: r.Usage.Looks}
 	case kindArrived:
 		c.arrived <- r // judge has bounded them
 	}
 	return nil
+}
+
+func tellSeen(seen func(sandbox.Seen), r report) {
+	for _, s := range r.Sights {
+		seen(sandbox.Seen{What: s.What, PID: s.PID, Name: string(s.Name), Path: string(s.Path), Code: -1})
+	}
+	if r.Lost > 0 {
+		seen(sandbox.Seen{What: sandbox.SeenLost, Count: r.Lost})
+	}
 }
 
 // Start starts a command, see sandbox.Instance.

@@ -211,6 +211,12 @@ func (i *Instance) supervise() {
 	_ = i.Warden.Cmd.Wait()
 	i.Warden.Close()
 	<-i.Guest.Done()
+	if i.Beside != nil {
+		select { // its last words
+		case <-i.Beside.Done():
+		case <-time.After(wardenPatience):
+		}
+	}
 
 	i.mu.Lock()
 	defer i.mu.Unlock()
