@@ -36,6 +36,10 @@ func (b *Backend) Check(spec sandbox.Spec) error {
 				appArmorRestriction, appArmorRemedy)
 		}
 	}
+	// The guard's user has made gVisor's user namespace: 2 is no obstacle.
+	if err := instance.CheckWrites(spec, 2); err != nil {
+		return err
+	}
 	if spec.Network != sandbox.NetTAP {
 		return nil
 	}

@@ -39,6 +39,9 @@ func (b *Backend) Check(spec sandbox.Spec) error {
 		return vocabulary.Exitf(vocabulary.ExitNoIsolation,
 			"user namespaces are switched off for ordinary users on this host\nallow them: sudo sysctl -w kernel.unprivileged_userns_clone=1")
 	}
+	if err := instance.CheckWrites(spec, 1); err != nil {
+		return err
+	}
 	if spec.Network != sandbox.NetTAP {
 		return nil
 	}
