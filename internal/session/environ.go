@@ -53,6 +53,15 @@ func (e *environment) base(who person, id vocabulary.SessionID, path string, hos
 	e.set("BULKHEAD_SESSION", string(id))
 }
 
+// foreign is for a kernel that numbers files itself: git then compares what it finds with
+// its index by time and size. Otherwise the first git status inside, and the next one
+// outside, would read every file again.
+func (e *environment) foreign() {
+	e.set("GIT_CONFIG_COUNT", "1")
+	e.set("GIT_CONFIG_KEY_0", "core.checkStat")
+	e.set("GIT_CONFIG_VALUE_0", "minimal")
+}
+
 func (e *environment) pass(names []policy.At[string]) {
 	if switches.Off("environment") {
 		e.add(os.Environ())

@@ -329,6 +329,9 @@ func (v *view) compose(t truststore.Trust, placeholders map[string]string) error
 	}
 	v.env.add(image)
 	v.env.base(v.who, v.id, path, v.root == nil)
+	if v.backend.Isolation() == vocabulary.Container {
+		v.env.foreign()
+	}
 	v.env.pass(p.EnvPass)
 	v.env.add(t.Env)
 	if v.network == sandbox.NetRelay {
