@@ -150,8 +150,8 @@ func moveBeside(folders []guarded) error {
 	}
 	for _, f := range folders {
 		at := path.Join(base, goferRoot, f.Target)
-		if err := os.MkdirAll(at, 0o755); err != nil {
-			return err
+		if err := (step{At: at, Own: true}).point(f.At); err != nil {
+			return fmt.Errorf("%s: %w", f.Target, err)
 		}
 		if err := bind(f.At, at, safe); err != nil {
 			return fmt.Errorf("%s: %w", f.Target, err)

@@ -34,8 +34,12 @@ func testWrites(t *testing.T, b sandbox.Backend) {
 		}
 		var mu sync.Mutex
 		kept, refused, made := map[string]string{}, []string{}, []string{}
-		i := Prepare(t, b, WritesSpec(host, &sandbox.Writes{
-			Folders:   []sandbox.WritableFolder{{Path: "/rw", NoDelete: noDelete, Versions: true}},
+		single := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(single, []byte("was\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		spec := WritesSpec(host, &sandbox.Writes{
+			Folders:   []sandbox.WritableFolder{{Path: "/rw", NoDelete: noDelete, Versions: true}, {Path: "/file"}},
 			Protected: []sandbox.ProtectedPath{{Path: ".envrc", Reason: "run by direnv"}, {Path: ".git/hooks", Reason: "run by git"}, {Path: ".git/config", Reason: "obeyed by git"}},
 			Fixed:     []string{"/rw/.git/config"},
 			Refused: func(op, path, reason string) {
@@ -59,7 +63,9 @@ func testWrites(t *testing.T, b sandbox.Backend) {
 				made = append(made, path)
 				mu.Unlock()
 			},
-		}))
+		})
+		spec.Mounts = append(spec.Mounts, vocabulary.Mount{Kind: vocabulary.BindRW, Source: single, Target: "/file", Why: "test"})
+		i := Prepare(t, b, spec)
 		for _, c := range []struct {
 			script string
 			ok     bool
@@ -76,6 +82,7 @@ func testWrites(t *testing.T, b sandbox.Backend) {
 			{"echo '[core]' > /rw/.git/config", false}, {"rm /rw/.git/config", false}, {"mv /rw/.git/config /rw/c", false},
 			{"cp /rw/.git/config /rw/.git/config.lock && echo '\tfsmonitor = evil' >> /rw/.git/config.lock && mv /rw/.git/config.lock /rw/.git/config", false},
 			{"rm -f /rw/.git/config.lock && printf '[core]\\n\\tbare = false\\n[user]\\n\\tname = me\\n' > /rw/.git/config.lock && mv /rw/.git/config.lock /rw/.git/config && grep -q me /rw/.git/config", true},
+			{"echo more >> /file && grep -q more /file", true}, {"rm /file", false}, {"mv /file /rw/f", false},
 			{"echo x > /rw/full", !noDelete}, {"rmdir /rw/dir || rm -r /rw/dir", !noDelete}, {"mv /rw/dir /rw/dir2", false},
 		} {
 			out, code := Output(t, i, "", "sh", "-c", c.script)
@@ -103,6 +110,9 @@ func testWrites(t *testing.T, b sandbox.Backend) {
 			if _, err := os.Lstat(filepath.Join(host, p)); err == nil {
 				t.Errorf("%s was planted", p)
 			}
+		}
+		if text, _ := os.ReadFile(single); string(text) != "was\nmore\n" {
+			t.Errorf("a single file is %q", text)
 		}
 		config, _ := os.ReadFile(host + "/.git/config")
 		if !strings.Contains(string(config), "name = me") || strings.Contains(string(config), "evil") {
