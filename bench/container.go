@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -9,79 +8,24 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 )
 
-// container measures what there is only in a running session: another command in
-// it, beside gVisor alone, and how many are held at once with how much memory.
+// container compares another command in a running session of each tier with runsc
+// exec.
 func (b *bench) container() error {
-	dir, _, err := b.workspace("container", "version: 1\n")
+	dir, home, env, err := b.waiting("container")
 	if err != nil {
 		return err
 	}
-	home := filepath.Join(b.dir, "container", "home")
-	if err := os.MkdirAll(home, 0o700); err != nil {
-		return err
-	}
-	env := append(os.Environ(), "HOME="+home, "XDG_CONFIG_HOME="+home+"/config", "XDG_STATE_HOME="+home+"/state")
-	if err := b.execs(dir, home, env); err != nil {
-		return err
-	}
-	for _, isolation := range []string{"process", "container"} {
-		if err := b.hold(dir, env, isolation); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// held is a session that waits.
-type held struct {
-	cmd *exec.Cmd
-	id  string
-}
-
-func (b *bench) startHeld(dir string, env []string, isolation string) (*held, error) {
-	cmd := exec.Command(b.bulkhead, "run", "--isolation", isolation, "--workspace", dir+":ro", "--", "sh", "-c", "echo $BULKHEAD_SESSION; exec sleep 3600")
-	cmd.Dir, cmd.Env = dir, env
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	told := make(chan string, 1)
-	go func() {
-		buf := make([]byte, 100)
-		n, _ := out.Read(buf)
-		told <- strings.TrimSpace(string(buf[:n]))
-	}()
-	h := &held{cmd: cmd}
-	select {
-	case h.id = <-told:
-	case <-time.After(time.Minute):
-	}
-	if h.id == "" {
-		h.end()
-		return nil, errors.New("a session did not start within a minute")
-	}
-	return h, nil
-}
-
-func (h *held) end() {
-	_ = h.cmd.Process.Signal(syscall.SIGTERM)
-	timer := time.AfterFunc(10*time.Second, func() { _ = h.cmd.Process.Kill() })
-	defer timer.Stop()
-	_ = h.cmd.Wait()
+	return b.execs(dir, home, env)
 }
 
 // execs compares a round trip into a session of each tier with runsc exec.
 func (b *bench) execs(dir, home string, env []string) error {
 	ways := []*contender{}
 	for _, isolation := range []string{"process", "container"} {
-		h, err := b.startHeld(dir, env, isolation)
+		h, err := b.startWaiter(dir, env, isolation)
 		if err != nil {
 			return err
 		}
@@ -164,59 +108,4 @@ func (b *bench) runscExec(home string) (*contender, func(), error) {
 	}
 	end()
 	return nil, nil, errors.New("no exec into a container of runsc's within half a minute")
-}
-
-// hold starts sessions until there are as many as asked for, memory gets short, or
-// one does not start.
-func (b *bench) hold(dir string, env []string, isolation string) error {
-	var all []*held
-	defer func() {
-		for _, h := range all {
-			go h.end()
-		}
-		for _, h := range all {
-			for h.cmd.Process.Signal(syscall.Signal(0)) == nil && b.ctx.Err() == nil {
-				time.Sleep(20 * time.Millisecond)
-			}
-		}
-	}()
-	free := available()
-	why, began := "as many as asked for", time.Now()
-	for len(all) < b.holding {
-		if available() < free/4 {
-			why = "three quarters of the memory are used"
-			break
-		}
-		h, err := b.startHeld(dir, env, isolation)
-		if err != nil {
-			why = err.Error()
-			break
-		}
-		all = append(all, h)
-		if b.ctx.Err() != nil {
-			return context.Cause(b.ctx)
-		}
-	}
-	if len(all) == 0 {
-		return errors.New(why)
-	}
-	each := time.Since(began) / time.Duration(len(all))
-	var kib int64
-	for _, h := range all {
-		kib += memoryOf(tree(h.cmd.Process.Pid))
-	}
-	b.add(row{Question: "container", Name: fmt.Sprintf("%d sessions held, %s (%s): each started in", len(all), isolation, why), Median: ms(each),
-		Ratio: fmt.Sprintf("%.1f MiB each", float64(kib)/1024/float64(len(all)))})
-	return nil
-}
-
-// available is MemAvailable, in KiB.
-func available() (kib int64) {
-	data, _ := os.ReadFile("/proc/meminfo")
-	for line := range strings.Lines(string(data)) {
-		if f := strings.Fields(line); len(f) > 1 && f[0] == "MemAvailable:" {
-			kib, _ = strconv.ParseInt(f[1], 10, 64)
-		}
-	}
-	return kib
 }

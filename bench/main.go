@@ -5,7 +5,7 @@
 // slow minute of the machine hits all of them, and what counts are ratios of
 // medians. A peer that can't be had is printed as absent with the reason.
 //
-//	bench -bulkhead bin/bulkhead -cache .cache/bench [-json] [-only start,request,work,modes,gateway,decide,container] [-rounds N]
+//	bench -bulkhead bin/bulkhead -cache .cache/bench [-json] [-only start,request,work,modes,gateway,decide,container,held] [-rounds N]
 //
 // It also carries the programs that run inside the sandbox: "bench client" (HTTPS
 // requests over one connection), "bench load" (package load) and "bench time" (a
@@ -32,7 +32,7 @@ import (
 
 // row is one line of the answer.
 type row struct {
-	Question string  `json:"question"` // start, request, work, modes, gateway, decide, container
+	Question string  `json:"question"` // start, request, work, modes, gateway, decide, container, held
 	Name     string  `json:"name"`
 	Median   float64 `json:"median_ms,omitempty"`
 	Ratio    string  `json:"ratio,omitempty"` // what Median is compared with
@@ -64,7 +64,8 @@ type bench struct {
 
 	wanted        []string
 	gatewayRounds int
-	holding       int
+	holding       int // sessions; 0: as many as the share of memory gives
+	share         int // percent
 }
 
 func main() {
@@ -87,13 +88,14 @@ func run() int {
 	bulkhead := flag.String("bulkhead", "bin/bulkhead", "the binary to measure")
 	cache := flag.String("cache", ".cache/bench", "where peers are installed")
 	asJSON := flag.Bool("json", false, "print the report as JSON")
-	only := flag.String("only", "start,request,work,modes,gateway,decide,container", "the questions to ask")
+	only := flag.String("only", "start,request,work,modes,gateway,decide,container,held", "the questions to ask")
 	rounds := flag.Int("rounds", 21, "runs of each contender for start; fewer where a run is long")
 	ways := flag.String("ways", "", "the gateway's contenders, by the beginnings of their names (direct is always there)")
 	beside := flag.String("beside", "", "another build of bulkhead, as a further contender of the gateway over TAP")
 	plot := flag.String("plot", "", "where the gateway's figures are drawn; default gateway.svg in the cache")
 	gatewayRounds := flag.Int("gateway-rounds", 5, "rounds of the gateway's contenders")
-	holding := flag.Int("hold", 40, "the sessions that are to be held at once")
+	holding := flag.Int("hold", 40, "the sessions of each tier that are to be held at once; 0: as many as fit")
+	share := flag.Int("hold-share", 75, "the percentage of the available memory that held sessions may take")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -110,16 +112,17 @@ func run() int {
 			return 1
 		}
 	}
-	b.wanted, b.gatewayRounds, b.holding = strings.Split(*ways, ","), max(1, *gatewayRounds), max(1, *holding)
+	b.wanted, b.gatewayRounds, b.holding = strings.Split(*ways, ","), max(1, *gatewayRounds), max(0, *holding)
+	b.share = min(max(1, *share), 95)
 	if b.plot = *plot; b.plot == "" {
 		b.plot = filepath.Join(b.cache, "gateway.svg")
 	}
-	questions := map[string]func() error{"start": b.start, "request": b.request, "work": b.work, "modes": b.modes, "gateway": b.gateway, "decide": b.decide, "container": b.container}
+	questions := map[string]func() error{"start": b.start, "request": b.request, "work": b.work, "modes": b.modes, "gateway": b.gateway, "decide": b.decide, "container": b.container, "held": b.held}
 	failed := false
 	for _, q := range strings.Split(*only, ",") {
 		f, ok := questions[q]
 		if !ok {
-			fmt.Fprintf(os.Stderr, "bench: no question %q (start, request, work, modes, gateway, decide, container)\n", q)
+			fmt.Fprintf(os.Stderr, "bench: no question %q (start, request, work, modes, gateway, decide, container, held)\n", q)
 			return 2
 		}
 		fmt.Fprintf(os.Stderr, "measuring %s …\n", q)
