@@ -37,6 +37,7 @@ func newDoctor() *cobra.Command {
 			report := kernel.Examine(context.Background())
 			limits, broken := administratorProbe()
 			report.Probes = append(report.Probes, limits)
+			report.Limits = session.Limits()
 			var err error
 			if asJSON {
 				err = printJSON(cmd, report)

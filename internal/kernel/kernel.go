@@ -118,6 +118,19 @@ type Summary struct {
 	Limits     string      `json:"limits"`
 }
 
+// Limit says what enforces one limit of a session here, in each isolation.
+type Limit struct {
+	Name      string `json:"name"` // the policy's key
+	Process   Means  `json:"process"`
+	Container Means  `json:"container"`
+}
+
+// Means is what enforces a limit. Limited: with less precision than a cgroup.
+type Means struct {
+	Status Status `json:"status"`
+	By     string `json:"by"`
+}
+
 // Report is the whole answer.
 type Report struct {
 	OS      string  `json:"os"`
@@ -125,6 +138,8 @@ type Report struct {
 	UID     int     `json:"uid"`
 	Probes  []Probe `json:"probes"`
 	Summary Summary `json:"summary"`
+	// Limits are for who examines the host for sessions; Examine leaves them empty.
+	Limits []Limit `json:"limits,omitempty"`
 }
 
 // Probe returns a probe by name. One that was not made is Missing.
@@ -210,6 +225,17 @@ func (r Report) WriteText(w io.Writer) error {
 		limits = "rlimits: per process by the kernel, the sum by our own watching, a moment late"
 	}
 	fmt.Fprintf(&b, "  %-16s %s\n  %-16s %s\n", "network", network, "limits", limits)
+	if len(r.Limits) > 0 {
+		b.WriteString("\nWhat would enforce the limits of a policy:\n")
+	}
+	for _, l := range r.Limits {
+		if l.Process == l.Container {
+			fmt.Fprintf(&b, "%s %-16s %s\n", l.Process.Status.sign(), l.Name, oneLine(l.Process.By))
+			continue
+		}
+		fmt.Fprintf(&b, "%s %-16s process: %s\n", l.Process.Status.sign(), l.Name, oneLine(l.Process.By))
+		fmt.Fprintf(&b, "%s %-16s container: %s\n", l.Container.Status.sign(), "", oneLine(l.Container.By))
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }

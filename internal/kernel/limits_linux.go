@@ -114,7 +114,7 @@ func judgeCgroups(c Cgroups) Probe {
 		p := Probe{Status: OK, Found: "version 2, delegated at " + c.Dirs["memory"]}
 		if c.Dirs["cpu"] == "" {
 			p.Status = Limited
-			p.Cost = "limits.cpus cannot be enforced: a policy that asks for it is refused"
+			p.Cost = "limits.cpus gives whole processors; one that asks for less than one is refused"
 			p.Remedy = "systemd-run --user --scope -p Delegate=yes -p CPUWeight=100 bulkhead run …"
 		}
 		return p
@@ -122,14 +122,14 @@ func judgeCgroups(c Cgroups) Probe {
 		p := Probe{Status: OK, Found: "version 1, writable at " + c.Dirs["memory"]}
 		if c.Dirs["cpu"] == "" {
 			p.Status = Limited
-			p.Cost = "limits.cpus cannot be enforced: a policy that asks for it is refused"
+			p.Cost = "limits.cpus gives whole processors; one that asks for less than one is refused"
 		}
 		return p
 	}
 	p := Probe{
 		Status: Limited,
 		Found:  "none that this user may use: " + c.Why,
-		Cost:   "memory and processes are limited by rlimits and by adding up, a moment late; limits.cpus is refused",
+		Cost:   "memory and processes are limited by rlimits and by adding up, a moment late; limits.cpus gives whole processors",
 	}
 	if _, err := os.Stat("/run/systemd/system"); err == nil {
 		p.Remedy = "systemd-run --user --scope -p Delegate=yes bulkhead run …"

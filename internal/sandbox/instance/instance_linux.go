@@ -312,7 +312,7 @@ func (i *Instance) Host() (warden int, cgroups []string) {
 }
 
 // Means says for each limit of memory, tasks and processors what enforces it here.
-func (i *Instance) Means() []string { return i.Limits.means(i.Spec.Limits) }
+func (i *Instance) Means() []string { return i.Limits.means(i.Spec.Limits, i.Foreign) }
 
 // Usage implements sandbox.Instance.
 func (i *Instance) Usage() sandbox.Usage { return i.Guest.Usage() }

@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
+	"slices"
 
+	"github.com/bulkhead-dev/bulkhead/internal/kernel"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/process/cgroup"
@@ -83,25 +86,94 @@ func (e *Enforcement) withoutCgroup(l sandbox.Limits) error {
 	return nil
 }
 
-// means says for each limit what enforces it.
-func (e *Enforcement) means(l sandbox.Limits) []string {
+// by says what enforces the limits of memory, tasks and processors. Foreign: the
+// kernel inside is not the host's.
+func (e *Enforcement) by(foreign bool) (memory, tasks, processors string) {
 	cgroup := func(dir, otherwise string) string {
 		if dir == "" {
 			return otherwise
 		}
-		return "cgroup " + dir
+		return e.Group.Kind() + " " + dir
 	}
+	memory = cgroup(e.Group.Memory, "added up ten times a second, and RLIMIT_DATA")
+	tasks = cgroup(e.Group.PIDs, "RLIMIT_NPROC")
+	if foreign {
+		memory = cgroup(e.Group.Memory, "added up ten times a second") + ", gVisor included"
+		tasks = "RLIMIT_NPROC of gVisor"
+	}
+	return memory, tasks, cgroup(e.Group.CPUs, fmt.Sprintf("processors %v only", e.CPUs))
+}
+
+// means says for each limit what enforces it.
+func (e *Enforcement) means(l sandbox.Limits, foreign bool) []string {
+	memory, tasks, processors := e.by(foreign)
 	var lines []string
 	if l.Memory > 0 {
-		lines = append(lines, fmt.Sprintf("memory %d MiB: %s", l.Memory>>20, cgroup(e.Group.Memory, "added up ten times a second, and RLIMIT_DATA")))
+		lines = append(lines, fmt.Sprintf("memory %d MiB: %s", l.Memory>>20, memory))
 	}
 	if l.PIDs > 0 {
-		lines = append(lines, fmt.Sprintf("pids %d: %s", l.PIDs, cgroup(e.Group.PIDs, "RLIMIT_NPROC")))
+		lines = append(lines, fmt.Sprintf("pids %d: %s", l.PIDs, tasks))
 	}
 	if l.CPUs > 0 {
-		lines = append(lines, fmt.Sprintf("cpus %g: %s", l.CPUs, cgroup(e.Group.CPUs, fmt.Sprintf("processors %v only", e.CPUs))))
+		lines = append(lines, fmt.Sprintf("cpus %g: %s", l.CPUs, processors))
 	}
 	return lines
+}
+
+// Survey says what would enforce each limit here, by making the cgroup of a session
+// that asks for all of them, and removing it.
+func Survey() []kernel.Limit {
+	g, err := cgroup.Create("survey", cgroup.Limits{Memory: 64 << 20, PIDs: 64, CPUs: 1})
+	if err == nil {
+		defer func() { _ = cgroup.Remove(g.Dirs) }()
+		return survey(g, os.Geteuid() == 0)
+	}
+	limits := survey(&cgroup.Group{}, false)
+	refused := kernel.Means{By: err.Error()}
+	for i, l := range limits {
+		if slices.Contains([]string{"memory", "pids", "cpus"}, l.Name) {
+			limits[i].Process, limits[i].Container = refused, refused
+		}
+	}
+	return limits
+}
+
+func survey(g *cgroup.Group, root bool) []kernel.Limit {
+	// What sessions get lies beside what was made.
+	beside := *g
+	for _, d := range []*string{&beside.Memory, &beside.PIDs, &beside.CPUs} {
+		if *d != "" {
+			*d = filepath.Dir(*d)
+		}
+	}
+	e := &Enforcement{Group: &beside}
+	memory, tasks, processors := e.by(false)
+	memoryInside, tasksInside, _ := e.by(true)
+	holds := func(by string) kernel.Means { return kernel.Means{Status: kernel.OK, By: by} }
+	limit := func(name string, process, container kernel.Means) kernel.Limit {
+		return kernel.Limit{Name: name, Process: process, Container: container}
+	}
+	mem := limit("memory", holds(memory), holds(memoryInside))
+	if g.Memory == "" { // a moment late
+		mem.Process.Status, mem.Container.Status = kernel.Limited, kernel.Limited
+	}
+	pids := limit("pids", holds(tasks), holds(tasksInside))
+	if g.PIDs == "" && root {
+		pids.Process = kernel.Means{Status: kernel.Missing, By: "nothing: root has no cgroup with the pids controller here, and RLIMIT_NPROC does not bind root"}
+	}
+	cpus := limit("cpus", holds(processors), holds(processors))
+	if g.CPUs == "" {
+		m := kernel.Means{Status: kernel.Limited, By: "that many whole processors, and no others; less than one is refused"}
+		cpus.Process, cpus.Container = m, m
+	}
+	disk := holds("the size of each private folder, and RLIMIT_FSIZE; all together, with a staged layer, by looking once a second")
+	looking, session := holds("looking once a second"), holds("the session")
+	return []kernel.Limit{
+		mem, pids, cpus,
+		limit("disk", disk, disk), limit("inodes", looking, looking),
+		limit("descriptors", holds("RLIMIT_NOFILE, each process"), holds("RLIMIT_NOFILE of gVisor, each process")),
+		limit("wall", session, session), limit("idle", session, session),
+	}
 }
 
 // Watch is what a supervisor has to look at for the limits that a session

@@ -43,6 +43,17 @@ type Group struct {
 	CPUs   string `json:"cpus,omitempty"`
 }
 
+// Kind names the kind of cgroup that it is.
+func (g *Group) Kind() string {
+	switch {
+	case g.Unified == "":
+		return "cgroup v1"
+	case len(g.Join) == 0:
+		return "cgroup v2"
+	}
+	return "cgroup v1 and v2"
+}
+
 // hierarchy is one mounted cgroup tree and where this process is in it.
 type hierarchy struct {
 	v2          bool
