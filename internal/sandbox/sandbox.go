@@ -74,6 +74,7 @@ type Usage struct {
 	Bytes, Inodes int64         // in its memory file systems
 	CPU           time.Duration // of all its commands so far; it only says how busy they are
 	Looks         int64         // how often CPU was looked at
+	Full          string        // a process that has as many descriptors open as it may; "": none was seen
 }
 
 // Spec describes a sandbox completely. Nothing in it is a policy any more.

@@ -51,6 +51,9 @@ func (s *session) watchLimits(ctx context.Context) func() {
 	if l.Idle.Value > 0 {
 		go s.watchIdle(ctx, l)
 	}
+	if l.Descriptors.Value > 0 {
+		go s.watchDescriptors(ctx, l)
+	}
 	return cancel
 }
 
@@ -60,6 +63,14 @@ func (s *session) reach(l *limitReached) {
 		s.opts.Notice("%v", err)
 	}
 	s.stop(l)
+}
+
+// tell records that a limit was reached with which the session goes on.
+func (s *session) tell(l *limitReached) {
+	s.opts.Notice("%v", l)
+	if err := s.recordLimit(l); err != nil {
+		s.opts.Notice("%v", err)
+	}
 }
 
 func (s *session) recordLimit(l *limitReached) error {
@@ -127,13 +138,20 @@ func (s *session) watchDisk(ctx context.Context, l policy.Limits) {
 			return
 		case disk > 0 && u.Bytes == disk && !full: // its kernel lets no more in
 			full = true
-			limit := &limitReached{"disk", "a private folder is full", l.Disk.Pos}
-			s.opts.Notice("%v", limit)
-			if err := s.recordLimit(limit); err != nil {
-				s.opts.Notice("%v", err)
-			}
+			s.tell(&limitReached{"disk", "a private folder is full", l.Disk.Pos})
 		}
 		if !pause(ctx, max(limitPeriod, 20*time.Since(began))) {
+			return
+		}
+	}
+}
+
+// watchDescriptors tells, once, of a process that was seen with all descriptors that
+// it may have.
+func (s *session) watchDescriptors(ctx context.Context, l policy.Limits) {
+	for pause(ctx, limitPeriod) {
+		if full := s.instance.Usage().Full; full != "" {
+			s.tell(&limitReached{"descriptors", fmt.Sprintf("process %q has all %d descriptors open that it may have", full, l.Descriptors.Value), l.Descriptors.Pos})
 			return
 		}
 	}

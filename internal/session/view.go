@@ -313,7 +313,8 @@ func (v *view) trust() (truststore.CA, truststore.Trust, error) {
 	if err != nil {
 		return ca, truststore.Trust{}, err
 	}
-	t, err := truststore.For(ca, v.layout.Mounts)
+	env, _ := v.imageEnv()
+	t, err := truststore.For(ca, v.layout.Mounts, env)
 	v.notices = append(v.notices, t.Warnings...)
 	return ca, t, err
 }

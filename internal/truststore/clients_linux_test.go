@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -288,5 +289,58 @@ func BenchmarkFor(b *testing.B) {
 func BenchmarkNew(b *testing.B) {
 	for b.Loop() {
 		newCA(b)
+	}
+}
+
+// TestImageJava: the JDKs of an image get the session's authority, in its own place,
+// and no link of the image decides where that is.
+func TestImageJava(t *testing.T) {
+	root, outside := t.TempDir(), t.TempDir()
+	for _, d := range []string{"usr/lib/jvm/java-17/lib/security", "opt/java/openjdk/jre/lib/security", "srv/odd/lib/security", "usr/lib/jvm/none/lib/security", "usr/lib/jvm/folder/lib/security/cacerts"} {
+		os.MkdirAll(filepath.Join(root, d), 0o755)
+	}
+	os.MkdirAll(filepath.Join(outside, "lib/security"), 0o755)
+	os.WriteFile(filepath.Join(outside, "lib/security/cacerts"), nil, 0o644)
+	os.WriteFile(filepath.Join(root, "opt/java/openjdk/jre/lib/security/cacerts"), []byte("hostile"), 0o644)
+	os.WriteFile(filepath.Join(root, "srv/odd/lib/security/cacerts"), nil, 0o644)
+	for at, to := range map[string]string{
+		"usr/lib/jvm/java-17/lib/security/cacerts": "/etc/ssl/certs/java/cacerts", // as Debian has it
+		"usr/lib/jvm/default":                      "java-17",
+		"usr/lib/jvm/away":                         outside,
+		"usr/java":                                 outside,
+	} {
+		if err := os.Symlink(to, filepath.Join(root, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	plan := []vocabulary.Mount{{Kind: vocabulary.Root, Source: root, Target: "/"}}
+	ca := newCA(t)
+	trust, err := For(ca, plan, []string{"A=b", "JAVA_HOME=/srv/odd"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, m := range trust.Mounts {
+		if !strings.HasSuffix(m.Target, "/cacerts") {
+			continue
+		}
+		got = append(got, m.Target)
+		if certs, err := jksCerts(m.Data); m.Kind != vocabulary.Data || err != nil || !slices.ContainsFunc(certs, func(c []byte) bool { return bytes.Equal(c, ca.CertDER) }) {
+			t.Errorf("%s: %v, %v", m.Target, m.Kind, err)
+		}
+	}
+	want := []string{"/usr/lib/jvm/java-17/lib/security/cacerts", "/opt/java/openjdk/jre/lib/security/cacerts", "/srv/odd/lib/security/cacerts"}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+
+	for i := range 40 { // no image makes the plan large
+		os.MkdirAll(filepath.Join(root, "opt/jdk"+strings.Repeat("x", i), "lib/security"), 0o755)
+		os.WriteFile(filepath.Join(root, "opt/jdk"+strings.Repeat("x", i), "lib/security/cacerts"), nil, 0o644)
+	}
+	if trust, err = For(ca, plan, nil); err != nil || len(trust.Mounts) > maxImageJDKs+10 {
+		t.Errorf("%d mounts, %v", len(trust.Mounts), err)
 	}
 }

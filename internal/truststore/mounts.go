@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -63,8 +64,18 @@ var javaPlaces = []string{
 // maxBundle bounds what is read of a bundle. Mozilla's list is 220 kB.
 const maxBundle = 16 << 20
 
-// For returns what to add to the plan.
-func For(ca CA, plan []vocabulary.Mount) (Trust, error) {
+// For returns what to add to the plan. env is the environment that an image, if the
+// plan has one, brings along.
+func For(ca CA, plan []vocabulary.Mount, env []string) (Trust, error) {
+	if len(plan) > 0 && plan[0].Kind == vocabulary.Root {
+		javaHome := ""
+		for _, kv := range env {
+			if v, ok := strings.CutPrefix(kv, "JAVA_HOME="); ok {
+				javaHome = v
+			}
+		}
+		return forHost(ca, plan, "", javaHome)
+	}
 	home, _ := os.UserHomeDir()
 	return forHost(ca, plan, home, os.Getenv("JAVA_HOME"))
 }
@@ -85,6 +96,7 @@ func forHost(ca CA, plan []vocabulary.Mount, home, javaHome string) (Trust, erro
 	m := &maker{ca: ca, plan: plan, done: map[string]bool{}}
 	if len(plan) > 0 && plan[0].Kind == vocabulary.Root {
 		m.imaged()
+		m.imageJava(plan[0].Source, javaHome)
 	} else {
 		m.hashed()
 		if err := m.bundles(); err != nil {
@@ -235,7 +247,7 @@ func (m *maker) bundles() error {
 var imagePlaces = []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"}
 
 // imaged is for a root that is not the host's system: the host's list, and the
-// session's authority, stand in it in every usual place. Nothing of the image is
+// session's authority, stand in it in every usual place. No file of the image is
 // read.
 func (m *maker) imaged() {
 	for _, name := range bundles {
@@ -249,6 +261,78 @@ func (m *maker) imaged() {
 	}
 	m.data("/etc/ssl/certs/"+hashName(), m.ca.PEM)
 	m.bundle = imagePlaces[0]
+}
+
+// Of an image so many JDKs are looked for, in folders of so many entries at most.
+const (
+	maxImageJDKs = 16
+	maxImageDir  = 1000
+)
+
+// imageJava gives each JDK of an image the host's list and the session's authority.
+// Of the image it looks at names only, and goes through no link: where one stands in
+// the way, what is mounted would take its place.
+func (m *maker) imageJava(root, javaHome string) {
+	r, err := os.OpenRoot(root)
+	if err != nil {
+		return // what runs in it will say so
+	}
+	defer r.Close()
+	var jdks []string
+	for _, p := range javaPlaces {
+		if !strings.HasPrefix(p, "%HOME") {
+			jdks = append(jdks, folders(r, ".", p[1:])...)
+		}
+	}
+	if path.IsAbs(javaHome) && path.Clean(javaHome) != "/" && !strings.ContainsRune(javaHome, '*') {
+		jdks = append(jdks, folders(r, ".", path.Clean(javaHome)[1:])...)
+	}
+	var store []byte
+	found := 0
+	for _, jdk := range jdks {
+		for _, rel := range []string{"lib/security", "jre/lib/security"} {
+			for _, dir := range folders(r, jdk, rel) {
+				at := path.Join(dir, "cacerts")
+				if fi, err := r.Lstat(at); err != nil || fi.IsDir() || m.done["/"+at] || found == maxImageJDKs {
+					continue
+				}
+				if store == nil {
+					store = jksMake(append([][]byte{m.ca.CertDER}, pemCerts(m.out.Roots)...), time.Now())
+				}
+				found++
+				m.data("/"+at, store)
+			}
+		}
+	}
+}
+
+// folders lists those below base that a pattern names, element by element. None is
+// a link, nor behind one.
+func folders(r *os.Root, base, pattern string) (all []string) {
+	first, rest, more := strings.Cut(pattern, "/")
+	names := []string{first}
+	if strings.ContainsRune(first, '*') {
+		f, err := r.Open(base)
+		if err != nil {
+			return nil
+		}
+		list, _ := f.Readdirnames(maxImageDir)
+		f.Close()
+		slices.Sort(list)
+		names = slices.DeleteFunc(list, func(n string) bool { ok, _ := path.Match(first, n); return !ok })
+	}
+	for _, n := range names {
+		at := path.Join(base, n)
+		fi, err := r.Lstat(at)
+		switch {
+		case err != nil || !fi.IsDir():
+		case more:
+			all = append(all, folders(r, at, rest)...)
+		default:
+			all = append(all, at)
+		}
+	}
+	return all
 }
 
 // java replaces the cacerts file of each JDK that can be seen.

@@ -115,7 +115,12 @@ type Watch struct {
 	// Inodes: there are so many at most; 0: they are not counted.
 	Inodes int64 `json:"inodes,omitempty"`
 	CPU    bool  `json:"cpu,omitempty"`
+	// Descriptors: a process may have so many open; 0: they are not counted.
+	Descriptors int64 `json:"descriptors,omitempty"`
 }
+
+// maxName is how long the name of a process may be: TASK_COMM_LEN.
+const maxName = 16
 
 // usage is what a usage report says, see sandbox.Usage.
 type usage struct {
@@ -123,6 +128,8 @@ type usage struct {
 	Inodes int64 `json:"inodes,omitempty"`
 	CPU    int64 `json:"cpu,omitempty"` // nanoseconds
 	Looks  int64 `json:"looks,omitempty"`
+	// Full is a process that has all descriptors open that it may have.
+	Full guard.Bytes `json:"full,omitempty"`
 }
 
 // sight is a sandbox.Seen.
@@ -440,7 +447,7 @@ func (x *exchange) judge(r report, files int) error {
 			}
 		}
 	case kindUsage:
-		if u := r.Usage; !x.watched || !x.ready || u == nil || u.Bytes < 0 || u.Inodes < 0 || u.CPU < 0 || u.Looks < 0 {
+		if u := r.Usage; !x.watched || !x.ready || u == nil || u.Bytes < 0 || u.Inodes < 0 || u.CPU < 0 || u.Looks < 0 || len(u.Full) > maxName {
 			return fmt.Errorf("a usage that is none")
 		}
 	default:

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/guard"
 	"github.com/bulkhead-dev/bulkhead/internal/tally"
 )
 
@@ -90,7 +91,35 @@ func (w *watcher) look() (u usage) {
 	if w.CPU {
 		u.CPU = int64(processorTime(os.DirFS("/proc")))
 	}
+	if w.Descriptors > 0 {
+		u.Full = fullProcess("/proc", int(w.Descriptors))
+	}
 	return u
+}
+
+// fullProcess names a process that has most descriptors open, if pid 1 may look at
+// such a one.
+func fullProcess(proc string, most int) guard.Bytes {
+	entries, _ := os.ReadDir(proc)
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err != nil || pid == 1 {
+			continue
+		}
+		f, err := os.Open(proc + "/" + e.Name() + "/fd")
+		if err != nil {
+			continue
+		}
+		open, _ := f.Readdirnames(most)
+		f.Close()
+		if len(open) < most {
+			continue
+		}
+		if name, err := os.ReadFile(proc + "/" + e.Name() + "/comm"); err == nil && len(name) <= maxName {
+			return guard.Bytes(bytes.TrimSpace(name))
+		}
+		return guard.Bytes(e.Name())
+	}
+	return ""
 }
 
 // processorTime is what the processes below pid 1 and those that they waited for

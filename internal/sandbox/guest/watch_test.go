@@ -4,6 +4,8 @@ package guest
 
 import (
 	"os"
+	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -75,5 +77,23 @@ func TestProcessorTime(t *testing.T) {
 	}
 	if got := ticks([]byte("7 (x"), false); got != 0 {
 		t.Errorf("of half a line: %v", got)
+	}
+}
+
+func TestFullProcess(t *testing.T) {
+	proc := t.TempDir()
+	for name, open := range map[string]int{"1": 9, "7": 2, "8": 3, "self": 9} {
+		if err := os.MkdirAll(filepath.Join(proc, name, "fd"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		os.WriteFile(filepath.Join(proc, name, "comm"), []byte("p"+name+"\n"), 0o644)
+		for i := range open {
+			os.WriteFile(filepath.Join(proc, name, "fd", strconv.Itoa(i)), nil, 0o644)
+		}
+	}
+	for most, want := range map[int]string{3: "p8", 4: ""} {
+		if got := fullProcess(proc, most); string(got) != want {
+			t.Errorf("with %d: %q, want %q", most, got, want)
+		}
 	}
 }

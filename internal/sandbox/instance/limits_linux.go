@@ -179,10 +179,10 @@ func survey(g *cgroup.Group, root bool) []kernel.Limit {
 // Watch is what a supervisor has to look at for the limits that a session
 // enforces; memory are the sandbox's memory file systems.
 func Watch(l sandbox.Limits, memory []string) *guest.Watch {
-	if l.Disk == 0 && l.Inodes == 0 && l.Idle == 0 {
+	if l.Disk == 0 && l.Inodes == 0 && l.Idle == 0 && l.Descriptors == 0 {
 		return nil
 	}
-	w := &guest.Watch{Inodes: l.Inodes, CPU: l.Idle > 0}
+	w := &guest.Watch{Inodes: l.Inodes, CPU: l.Idle > 0, Descriptors: l.Descriptors}
 	if l.Disk > 0 || l.Inodes > 0 {
 		w.Memory = memory
 	}
