@@ -195,7 +195,7 @@ func TestContainerStories(t *testing.T) {
 }
 
 func TestContainerStoriesAsOrdinaryUserOverTAP(t *testing.T) {
-	again(t, ordinaryUser(t), "tap", "^(no_network|http_grant|credentials|rule0[26]_.*)$", isolationEnv+"=container")
+	again(t, ordinaryUser(t), "tap", "^(no_network|http_grant|credentials|image|rule0[26]_.*)$", isolationEnv+"=container")
 }
 
 func TestContainerStoriesAsOrdinaryUserOverTheRelay(t *testing.T) {

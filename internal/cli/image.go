@@ -51,7 +51,8 @@ func imageReference(text string) (image.Reference, error) {
 }
 
 func newImagePull() *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	c := &cobra.Command{
 		Use:   "pull IMAGE",
 		Short: "Get an image and unpack it for containers",
 		Long: `Get an image and unpack it for containers. What a name stood for before is kept until
@@ -59,7 +60,10 @@ you remove it. Digests are verified; the layers are unpacked by a process that c
 reach nothing but the folder that it fills.
 
 IMAGE is [HOST/]NAME[:TAG][@DIGEST] of a registry (logins are those of docker login),
-oci:DIR for an OCI layout, or docker-archive:FILE for what docker save wrote.`,
+oci:DIR for an OCI layout, or docker-archive:FILE for what docker save wrote.
+
+With --json the answer is the image as image list --json has it, and what has come so
+far is told on standard error, a line {"have":BYTES,"all":BYTES} every second.`,
 		Example: `  bulkhead image pull debian:12
   bulkhead run --isolation container --image debian:12 -- bash`,
 		Args: exactly(1, "an image: bulkhead image pull debian:12"),
@@ -74,7 +78,7 @@ oci:DIR for an OCI layout, or docker-archive:FILE for what docker save wrote.`,
 			}
 			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 			defer stop()
-			p := &progress{cmd: cmd, what: ref.String(), live: isTerminal(os.Stderr)}
+			p := &progress{cmd: cmd, what: ref.String(), live: isTerminal(os.Stderr), json: asJSON}
 			i, err := store.Pull(ctx, ref, p.told)
 			p.end()
 			if errors.Is(err, context.Canceled) {
@@ -84,21 +88,50 @@ oci:DIR for an OCI layout, or docker-archive:FILE for what docker save wrote.`,
 				return err
 			}
 			defer i.Close()
+			if asJSON {
+				return printImage(cmd, store, i.ID)
+			}
 			fmt.Fprintln(cmd.OutOrStdout(), i.ID)
 			return nil
 		},
 	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
 }
 
-// progress is one line on a terminal, and silence elsewhere.
+// printImage prints what image list --json has of one image.
+func printImage(cmd *cobra.Command, store *image.Store, id string) error {
+	list, err := store.List()
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		if e.ID == id {
+			e.InUse = false // by this command alone, which ends
+			return printJSON(cmd, e)
+		}
+	}
+	return fmt.Errorf("%s was removed by another command", id)
+}
+
+// progress is one line on a terminal, lines of JSON where they are asked for, and
+// silence elsewhere.
 type progress struct {
 	cmd  *cobra.Command
 	what string
 	live bool
+	json bool
 	last time.Time
 }
 
 func (p *progress) told(have, all int64) {
+	if p.json {
+		if now := time.Now(); now.Sub(p.last) > time.Second || have == all {
+			p.last = now
+			fmt.Fprintf(p.cmd.ErrOrStderr(), "{\"have\":%d,\"all\":%d}\n", have, all)
+		}
+		return
+	}
 	if now := time.Now(); p.live && (now.Sub(p.last) > 200*time.Millisecond || have == all) {
 		p.last = now
 		fmt.Fprintf(p.cmd.ErrOrStderr(), "\r\x1b[K%s: %s of %s", p.what, size(have), size(all))
@@ -106,7 +139,7 @@ func (p *progress) told(have, all int64) {
 }
 
 func (p *progress) end() {
-	if !p.last.IsZero() {
+	if !p.last.IsZero() && !p.json {
 		fmt.Fprint(p.cmd.ErrOrStderr(), "\r\x1b[K")
 	}
 }
