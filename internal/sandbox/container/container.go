@@ -31,8 +31,7 @@ type Backend struct {
 	// Runsc is the runtime's path; empty: beside this binary, then on PATH.
 	Runsc string
 
-	warm   chan warm // what Warm started; nil: nothing
-	warmed shape
+	wardens wardens
 }
 
 // Isolation implements sandbox.Backend.

@@ -79,54 +79,22 @@ func (b *Backend) prepare(ctx context.Context, spec sandbox.Spec) (*instance.Ins
 	return i, nil
 }
 
+// wardens is what a Backend has started ahead.
+type wardens = instance.Wardens
+
 // Warm starts what the next Prepare with this network, and with overlays or not,
 // will need, in parallel with what its caller still has to judge. Whoever calls
 // it calls Prepare or Discard afterwards.
 func (b *Backend) Warm(network sandbox.NetworkKind, layers bool) {
-	warmed := make(chan warm, 1)
-	s := shape{network, layers}
-	b.warm, b.warmed = warmed, s
-	go func() {
-		h, err := s.spawn()
-		warmed <- warm{h, err}
-	}()
+	b.wardens.Warm(want(network, layers))
 }
 
 // Discard ends what Warm started.
-func (b *Backend) Discard() {
-	if b.warm == nil {
-		return
-	}
-	if w := <-b.warm; w.err == nil {
-		w.handle.Discard()
-	}
-	b.warm = nil
-}
+func (b *Backend) Discard() { b.wardens.Discard() }
 
-// warden returns the one that Warm started, or a new one.
-func (b *Backend) warden(s shape) (*warden.Handle, error) {
-	if b.warm != nil && b.warmed == s {
-		w := <-b.warm
-		b.warm = nil
-		return w.handle, w.err
-	}
-	b.Discard()
-	return s.spawn()
-}
-
-// shape is what a warden must know before it starts.
-type shape struct {
-	network sandbox.NetworkKind
-	layers  bool
-}
-
-func (s shape) spawn() (*warden.Handle, error) {
-	return warden.Spawn(warden.Want{TAP: s.network == sandbox.NetTAP, Layers: s.layers, Own: true})
-}
-
-type warm struct {
-	handle *warden.Handle
-	err    error
+// want is what a warden must have from its start.
+func want(network sandbox.NetworkKind, layers bool) warden.Want {
+	return warden.Want{TAP: network == sandbox.NetTAP, Layers: layers, Own: true}
 }
 
 // launch starts the warden and waits until the supervisor inside answers.
@@ -162,7 +130,7 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, o orders, a *ar
 		files = append(files, theirs)
 		beside = guest.NewBeside(c, spec.Writes, goferRoot, spec.Seen)
 	}
-	w, err := b.warden(shape{spec.Network, len(layers) > 0})
+	w, err := b.wardens.Take(want(spec.Network, len(layers) > 0))
 	if err != nil {
 		conn.Close()
 		return nil, explain(err.Error())
@@ -175,13 +143,8 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, o orders, a *ar
 		conn.Close()
 		return nil, vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "the warden died before the sandbox stood: %v", err)
 	}
-	setup := guest.Setup{TaskLimit: limits.Tasks, Ports: spec.HostPorts,
-		Foreign: &guest.Foreign{UID: spec.UID, GID: spec.GID, Files: a.files, Links: a.links}}
-	setup.FileLimit, setup.DescriptorLimit = uint64(spec.Limits.Disk), uint64(spec.Limits.Descriptors)
-	setup.Watch = instance.Watch(spec.Limits, a.memoryFileSystems())
-	if spec.Network == sandbox.NetRelay {
-		setup.RelayPort = sandbox.RelayPort
-	}
+	setup := limits.Setup(spec, a.memoryFileSystems())
+	setup.Foreign = &guest.Foreign{UID: spec.UID, GID: spec.GID, Files: a.files, Links: a.links}
 	door := instance.Inode(theirs)
 	for _, f := range files { // the end of the supervisor must be the end of its socket
 		f.Close()

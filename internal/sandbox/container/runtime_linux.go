@@ -7,8 +7,8 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/instance"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
-	"golang.org/x/sys/unix"
 )
 
 // The gVisor that both binaries are built with, as go.mod has it: one that is
@@ -61,7 +61,7 @@ func (b *Backend) find() (string, error) {
 		if !filepath.IsAbs(d) {
 			continue
 		}
-		if p, err := filepath.EvalSymlinks(filepath.Join(d, Name)); err == nil && rootsOwn(p) {
+		if p, err := filepath.EvalSymlinks(filepath.Join(d, Name)); err == nil && instance.RootsOwn(p) {
 			return p, nil
 		}
 	}
@@ -75,17 +75,4 @@ func gvisorIn(deps []*debug.Module) string {
 		}
 	}
 	return ""
-}
-
-// rootsOwn says whether only root can replace the program.
-func rootsOwn(p string) bool {
-	for at := p; ; at = filepath.Dir(at) {
-		var st unix.Stat_t
-		if unix.Lstat(at, &st) != nil || st.Uid != 0 || st.Mode&0o022 != 0 && st.Mode&unix.S_ISVTX == 0 {
-			return false
-		}
-		if at == "/" {
-			return true
-		}
-	}
 }

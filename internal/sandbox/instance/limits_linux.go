@@ -176,9 +176,20 @@ func survey(g *cgroup.Group, root bool) []kernel.Limit {
 	}
 }
 
-// Watch is what a supervisor has to look at for the limits that a session
+// Setup is what every supervisor is told; memory are the sandbox's memory file
+// systems.
+func (e *Enforcement) Setup(spec sandbox.Spec, memory []string) guest.Setup {
+	s := guest.Setup{TaskLimit: e.Tasks, Ports: spec.HostPorts, Watch: watch(spec.Limits, memory),
+		FileLimit: uint64(spec.Limits.Disk), DescriptorLimit: uint64(spec.Limits.Descriptors)}
+	if spec.Network == sandbox.NetRelay {
+		s.RelayPort = sandbox.RelayPort
+	}
+	return s
+}
+
+// watch is what a supervisor has to look at for the limits that a session
 // enforces; memory are the sandbox's memory file systems.
-func Watch(l sandbox.Limits, memory []string) *guest.Watch {
+func watch(l sandbox.Limits, memory []string) *guest.Watch {
 	if l.Disk == 0 && l.Inodes == 0 && l.Idle == 0 && l.Descriptors == 0 {
 		return nil
 	}

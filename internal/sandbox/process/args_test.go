@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/instance"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/sandboxtest"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
@@ -119,7 +120,7 @@ func TestMissingParts(t *testing.T) {
 	if i, err := (&Backend{bwrap: fake}).Prepare(ctx, spec); i != nil || err == nil {
 		t.Errorf("a bwrap that does nothing: %v", err)
 	}
-	if os.Chmod(fake, 0o777); rootsOwn(fake) {
+	if os.Chmod(fake, 0o777); instance.RootsOwn(fake) {
 		t.Error("a bwrap that anybody can write is taken for the system's")
 	}
 	// A mount that can't be made: nothing runs, and the reason is told.

@@ -20,10 +20,7 @@ func (*Backend) Prepare(context.Context, sandbox.Spec) (sandbox.Instance, error)
 	return nil, errLinux
 }
 
-type (
-	warm  struct{}
-	shape struct{}
-)
+type wardens struct{}
 
 // Warm does nothing here.
 func (*Backend) Warm(sandbox.NetworkKind, bool) {}

@@ -56,50 +56,22 @@ func (b *Backend) prepare(ctx context.Context, spec sandbox.Spec) (*instance.Ins
 	return i, nil
 }
 
+// wardens is what a Backend has started ahead.
+type wardens = instance.Wardens
+
 // Warm starts what the next Prepare with this network, and with overlays or not,
-// will need, in parallel
-// with what its caller still has to judge. Whoever calls it calls Prepare or
-// Discard afterwards.
+// will need, in parallel with what its caller still has to judge. Whoever calls
+// it calls Prepare or Discard afterwards.
 func (b *Backend) Warm(network sandbox.NetworkKind, layers bool) {
-	warmed := make(chan warm, 1)
-	b.warm, b.warmed = warmed, shape{network, layers}
-	go func() {
-		h, err := warden.Spawn(warden.Want{TAP: network == sandbox.NetTAP, Layers: layers})
-		warmed <- warm{h, err}
-	}()
+	b.wardens.Warm(want(network, layers))
 }
 
 // Discard ends what Warm started.
-func (b *Backend) Discard() {
-	if b.warm == nil {
-		return
-	}
-	if w := <-b.warm; w.err == nil {
-		w.handle.Discard()
-	}
-	b.warm = nil
-}
+func (b *Backend) Discard() { b.wardens.Discard() }
 
-// warden returns the one that Warm started, or a new one.
-func (b *Backend) warden(network sandbox.NetworkKind, layers bool) (*warden.Handle, error) {
-	if b.warm != nil && b.warmed == (shape{network, layers}) {
-		w := <-b.warm
-		b.warm = nil
-		return w.handle, w.err
-	}
-	b.Discard()
-	return warden.Spawn(warden.Want{TAP: network == sandbox.NetTAP, Layers: layers})
-}
-
-// shape is what a warden must know before it starts.
-type shape struct {
-	network sandbox.NetworkKind
-	layers  bool
-}
-
-type warm struct {
-	handle *warden.Handle
-	err    error
+// want is what a warden must have from its start.
+func want(network sandbox.NetworkKind, layers bool) warden.Want {
+	return warden.Want{TAP: network == sandbox.NetTAP, Layers: layers}
 }
 
 // launch starts the warden and waits until the supervisor inside is confined.
@@ -128,7 +100,7 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, bwrap string, p
 		conn.Close()
 		return nil, err
 	}
-	w, err := b.warden(spec.Network, len(layers) > 0)
+	w, err := b.wardens.Take(want(spec.Network, len(layers) > 0))
 	if err != nil {
 		conn.Close()
 		return nil, explain(err.Error())
@@ -141,16 +113,12 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, bwrap string, p
 		conn.Close()
 		return nil, vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "the warden died before the sandbox stood: %v", err)
 	}
-	setup := guest.Setup{ReadOnly: p.readOnly, Writable: p.writable, DataLimit: limits.DataLimit(), TaskLimit: limits.Tasks,
-		PinCPUs: len(limits.CPUs) > 0, BoundShm: limits.Memory > 0, Ports: spec.HostPorts, Judged: guest.Identities(spec.Judged)}
-	setup.FileLimit, setup.DescriptorLimit = uint64(spec.Limits.Disk), uint64(spec.Limits.Descriptors)
+	setup := limits.Setup(spec, p.tmpfs)
+	setup.ReadOnly, setup.Writable, setup.Judged = p.readOnly, p.writable, guest.Identities(spec.Judged)
+	setup.DataLimit, setup.PinCPUs, setup.BoundShm = limits.DataLimit(), len(limits.CPUs) > 0, limits.Memory > 0
 	setup.Sights = spec.Seen != nil
-	setup.Watch = instance.Watch(spec.Limits, p.tmpfs)
 	for _, l := range layers {
 		setup.Layers = append(setup.Layers, string(l.Path))
-	}
-	if spec.Network == sandbox.NetRelay {
-		setup.RelayPort = sandbox.RelayPort
 	}
 	door := instance.Inode(theirs)
 	for _, f := range files { // the end of the supervisor must be the end of its socket

@@ -23,8 +23,7 @@ import (
 type Backend struct {
 	bwrap string // for tests; empty: where it is installed
 
-	warm   chan warm // what Warm started; nil: nothing
-	warmed shape
+	wardens wardens
 }
 
 // Isolation implements sandbox.Backend.
