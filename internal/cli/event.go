@@ -101,8 +101,8 @@ func modTime(path string) time.Time {
 	return st.ModTime()
 }
 
-// follow delivers every event of r. It ends at the end of the file, or with
-// wait at the session's end event.
+// follow delivers every event of r. It ends at the end of the file; with wait
+// not before the session's end event.
 func follow(ctx context.Context, r io.Reader, wait bool, each func(v1.Event, []byte) error) error {
 	var pending []byte
 	chunk := make([]byte, 64<<10)
@@ -122,8 +122,8 @@ func follow(ctx context.Context, r io.Reader, wait bool, each func(v1.Event, []b
 			if err := each(events[0], bytes.Clone(line)); err != nil {
 				return err
 			}
-			if wait && events[0].Action == session.ActionEnd {
-				return nil
+			if events[0].Action == session.ActionEnd {
+				wait = false // what a person did afterwards may stand behind it
 			}
 			pending = pending[i+1:]
 		}

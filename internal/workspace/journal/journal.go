@@ -49,6 +49,8 @@ type Meta struct {
 	Started   time.Time            `json:"started"`
 	// Budget bounds the bytes of kept contents; 0 keeps none.
 	Budget int64 `json:"budget"`
+	// Events is the file that the session's events are in.
+	Events string `json:"events,omitempty"`
 }
 
 // State is what stands at a path, told apart from what others may put there.
@@ -117,6 +119,11 @@ type Change struct {
 
 	owner *State // whose it shall be, if it may
 }
+
+// Witness is told what a commit is about to change, when all of it is ready and
+// nothing has changed yet. An error refuses it, but not the taking back of one that
+// failed or broke off ("take back").
+type Witness func(what string, paths []string) error
 
 // Conflict is a path that was not changed, and why.
 type Conflict struct {
