@@ -320,6 +320,9 @@ func (j *Journal) make(h *os.File, s *step) error {
 	if s.is.Kind == Dir {
 		s.is.Mode = mode
 	}
+	if isIndex(s.path) {
+		s.is.Index = meaning(h, at, s.is)
+	}
 	return nil
 }
 

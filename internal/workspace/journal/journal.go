@@ -62,6 +62,8 @@ type State struct {
 	Inode uint64 `json:"ino,omitempty"`
 	UID   uint32 `json:"uid,omitempty"`
 	GID   uint32 `json:"gid,omitempty"`
+	// Index is what a git index that a session or a commit left means.
+	Index string `json:"index,omitempty"`
 }
 
 // Same reports whether both are the same object, unchanged. A directory is the
