@@ -53,14 +53,14 @@ func eventTail() *cobra.Command {
 					_, err := cmd.OutOrStdout().Write(append(line, '\n'))
 					return err
 				}
-				_, err := fmt.Fprintln(cmd.OutOrStdout(), renderEvent(e))
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), renderEvent(e, denied))
 				return err
 			})
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print the JSON lines as they are")
 	c.Flags().BoolVar(&once, "no-follow", false, "print what there is and stop")
-	c.Flags().BoolVar(&denied, "denied", false, "only what was not allowed")
+	c.Flags().BoolVar(&denied, "denied", false, "only what was not allowed, with what a person could do")
 	return c
 }
 
@@ -149,7 +149,8 @@ func follow(ctx context.Context, r io.Reader, wait bool, each func(v1.Event, []b
 
 // renderEvent makes one line for a person:
 // 12:03:04  DENY   http.request  POST https://x/y  no-grant: …  (policy.yaml:14)
-func renderEvent(e v1.Event) string {
+// with remedies a second one says what to do.
+func renderEvent(e v1.Event, remedies bool) string {
 	mark := map[vocabulary.Verdict]string{vocabulary.Allow: "allow", vocabulary.Ask: "ask  ", vocabulary.Deny: "DENY "}[e.Verdict]
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s  %s  %-10s  %-20s %s", e.Time.Local().Format("15:04:05.000"), mark, e.Actor, printable(string(e.Action)), printable(string(e.Resource)))
@@ -166,6 +167,9 @@ func renderEvent(e v1.Event) string {
 	}
 	if e.Reason.Rule.File != "" {
 		fmt.Fprintf(&b, "  (%s)", printable(e.Reason.Rule.String()))
+	}
+	if remedies && e.Reason.Remedy != "" {
+		fmt.Fprintf(&b, "\n%14sdo: %s", "", printable(e.Reason.Remedy))
 	}
 	if e.Degraded {
 		b.WriteString("  [degraded]")
