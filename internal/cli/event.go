@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -39,6 +40,9 @@ func eventTail() *cobra.Command {
 				return err
 			}
 			f, err := os.Open(path)
+			if errors.Is(err, fs.ErrNotExist) {
+				return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "no events are at %s\nname the FILE that --events named, or see which there are: ls %s", path, filepath.Dir(path))
+			}
 			if err != nil {
 				return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "no events: %v", err)
 			}

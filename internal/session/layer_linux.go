@@ -38,7 +38,7 @@ func (s *session) openLayer() (err error) {
 		})
 		if err != nil {
 			_ = staged.Drop(v.layerDir)
-			return vocabulary.Exitf(vocabulary.ExitRefused, "%v\nnothing was started: a staged workspace needs room below %s", err, filepath.Dir(v.layerDir))
+			return vocabulary.Exitf(vocabulary.ExitRefused, "%v\nnothing was started: a staged workspace needs room below %s: make some, or set XDG_STATE_HOME to another folder", err, filepath.Dir(v.layerDir))
 		}
 		return nil
 	}

@@ -62,7 +62,7 @@ func (s *session) openVersions() error {
 			continue
 		}
 		if err := s.openJournal(dir, f, noDelete); err != nil {
-			return vocabulary.Exitf(vocabulary.ExitRefused, "%v\nnothing was started: versions of what the session changes are kept below %s", err, dir)
+			return vocabulary.Exitf(vocabulary.ExitRefused, "%v\nnothing was started: versions of what the session changes are kept below %s: make room there, or set XDG_STATE_HOME to another folder", err, dir)
 		}
 	}
 	return nil

@@ -47,6 +47,32 @@ func meaning(root *os.File, p string, s State) string {
 	return indexMeaning(data)
 }
 
+// IndexNow is what a workspace's own index means; "" if there is none.
+func IndexNow(root *os.File) string {
+	if s, err := Look(root, ownIndex); err == nil {
+		return meaning(root, ownIndex, s)
+	}
+	return ""
+}
+
+// SameIndex reports whether now, at p, is an index of git that means what Bulkhead
+// or the session left there last, or, if neither did, what it meant at first.
+func (j *Journal) SameIndex(root *os.File, p string, now State) bool {
+	if !isIndex(p) {
+		return false
+	}
+	meant := ""
+	if left, ok := j.Left(p); ok {
+		meant = left.Index
+	} else if p == ownIndex {
+		meant = j.meta.Index
+	}
+	return meant != "" && meaning(root, p, now) == meant
+}
+
+// ownIndex is that of the workspace's own repository.
+const ownIndex = ".git/index"
+
 // indexMeaning digests what an index says about files: names, modes, objects and
 // flags, without what it has noted of them on the disk. It is "" for what is not
 // surely an index, or is only a part of one.

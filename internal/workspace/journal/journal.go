@@ -49,6 +49,8 @@ type Meta struct {
 	Started   time.Time            `json:"started"`
 	// Budget bounds the bytes of kept contents; 0 keeps none.
 	Budget int64 `json:"budget"`
+	// Index is what the workspace's git index meant then, of a staged session (IndexNow).
+	Index string `json:"index,omitempty"`
 	// Events is the file that the session's events are in.
 	Events string `json:"events,omitempty"`
 }
