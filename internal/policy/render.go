@@ -46,6 +46,12 @@ func (p *Policy) YAML() []byte {
 			w.line(2, plain(v.Name)+": "+doubleQuoted(v.Value), v.Pos)
 		}
 	}
+	if len(p.EnvFiles) > 0 {
+		w.line(1, "files:", vocabulary.Position{})
+		for _, v := range p.EnvFiles {
+			w.line(2, doubleQuoted(v.Name)+": "+doubleQuoted(v.Value), v.Pos)
+		}
+	}
 	w.grants(p.Grants)
 	w.credentials(p.Credentials)
 	if len(p.Upstreams) > 0 {
