@@ -19,14 +19,21 @@ func TestEnvFiles(t *testing.T) {
 		if len(p.EnvFiles) != 1 || p.EnvFiles[0].Name != "~/.tool/a.json" {
 			t.Fatalf("%+v", p.EnvFiles)
 		}
-		got := p.EnvFiles[0].ExpandFile(func(name string) string {
+		got, _ := p.EnvFiles[0].ExpandFile(func(name string) string {
 			return map[string]string{"WORKSPACE": `/a "b"`, "KEY": "secret"}[name]
 		})
 		if want := `{"in": "/a \"b\"", "key": "ret", "whole": "secret"}`; got != want {
 			t.Errorf("%s, want %s", got, want)
 		}
-		if got := p.EnvFiles[0].ExpandFile(func(string) string { return "" }); got != `{"in": "", "key": "", "whole": ""}` {
-			t.Error(got)
+		if got, ok := p.EnvFiles[0].ExpandFile(func(string) string { return "" }); got != `{"in": "", "key": "", "whole": ""}` || !ok {
+			t.Error(got, ok)
+		}
+		needed := EnvVar{Value: "a${KEY:?}"}
+		if got, ok := needed.ExpandFile(func(string) string { return "b" }); got != "ab" || !ok {
+			t.Error(got, ok)
+		}
+		if _, ok := needed.ExpandFile(func(string) string { return "" }); ok {
+			t.Error("there is a file without what it needs")
 		}
 	}
 
@@ -36,6 +43,8 @@ func TestEnvFiles(t *testing.T) {
 		`files: {~/: x}`:             "is not a file in the private home",
 		`files: {~/../x: x}`:         "",
 		`files: {~/a: 5}`:            "",
+		`files: {~/a: [5]}`:          "must be text",
+		`files: {~/a: {b: c}}`:       "",
 		`files: {~/a: "${HOME:-x}"}`: "is not expanded",
 		`files: {~/a: "$` + `{x}"}`:  "is not expanded",
 		`files: [a]`:                 "",
@@ -48,6 +57,22 @@ func TestEnvFiles(t *testing.T) {
 	}
 	if _, err := ParseProject("p.yaml", []byte("version: 1\nenv: {files: {~/a: x}}\n")); err == nil {
 		t.Error("a project's policy adds a file")
+	}
+}
+
+func TestEnvFilesOfLines(t *testing.T) {
+	p, err := Parse("p.yaml", []byte("version: 1\nenv:\n  files:\n    ~/a:\n      - 'one = \"x\"'\n      - ''\n      - one\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Parse("p.yaml", p.YAML())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []*Policy{p, again} {
+		if got := p.EnvFiles[0].Value; got != "one = \"x\"\n\none\n" {
+			t.Errorf("%q", got)
+		}
 	}
 }
 

@@ -293,15 +293,31 @@ func (r *reader) env(n *yaml.Node) (e environment) {
 	}
 	if n := t.get("files"); n != nil {
 		for _, entry := range r.entries(n, "env.files") {
-			value, ok := r.str(entry.value, "the content of "+quoted(entry.key))
+			value, ok := r.content(entry.value, "the content of "+quoted(entry.key))
 			path, problem := checkHomeFile(entry.key)
 			ok = r.report(entry.node, problem) && ok
-			if ok && r.report(entry.value, checkContent(value.Value)) {
-				e.files = append(e.files, EnvVar{path, value.Value, r.pos(entry.node)})
+			if ok && r.report(entry.value, checkContent(value)) {
+				e.files = append(e.files, EnvVar{path, value, r.pos(entry.node)})
 			}
 		}
 	}
 	return e
+}
+
+// content is a text, or a list of lines.
+func (r *reader) content(n *yaml.Node, what string) (string, bool) {
+	if n == nil || n.Kind != yaml.SequenceNode {
+		v, ok := r.str(n, what)
+		return v.Value, ok
+	}
+	var b strings.Builder
+	all := true
+	for _, item := range r.items(n, what) {
+		v, ok := r.anyText(item, "a line of "+what)
+		all = all && ok
+		b.WriteString(v.Value + "\n")
+	}
+	return b.String(), all
 }
 
 var grantKeys = []string{"service", "operations", "resources", "http", "methods", "tcp", "ssh", "credential", "header", "scheme"}

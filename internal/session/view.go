@@ -347,8 +347,9 @@ func (v *view) compose(t truststore.Trust, placeholders map[string]string) error
 	}
 	v.env.add(v.loginEnv)
 	for _, f := range p.EnvFiles {
-		m, ok := v.homeFile(f.Name, []byte(f.ExpandFile(v.inside)))
-		if !ok || slices.ContainsFunc(v.mounts, func(have vocabulary.Mount) bool { return have.Target == m.Target }) {
+		content, wanted := f.ExpandFile(v.inside)
+		m, ok := v.homeFile(f.Name, []byte(content))
+		if !wanted || !ok || slices.ContainsFunc(v.mounts, func(have vocabulary.Mount) bool { return have.Target == m.Target }) {
 			continue // what the policy mounts there is what a person wants
 		}
 		m.Why = f.Pos.String()
