@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -26,7 +27,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.Execute()
+	cmd, err := root.ExecuteC()
 	if err == nil {
 		return 0
 	}
@@ -42,12 +43,20 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		code = coded.Code
 	case errors.As(err, &invalid):
 		code = vocabulary.ExitPolicyInvalid
-		fmt.Fprintln(stderr, "bulkhead: the policy is invalid; nothing was started")
+		fmt.Fprintln(stderr, "bulkhead: the policy is invalid"+nothingStarted(cmd))
 		fmt.Fprintln(stderr, invalid.Error())
 		return code
 	}
 	fmt.Fprintln(stderr, "bulkhead: "+strings.TrimRight(err.Error(), "\n"))
 	return code
+}
+
+// nothingStarted is said where something was to be started.
+func nothingStarted(cmd *cobra.Command) string {
+	if cmd.Name() == "run" {
+		return "; nothing was started"
+	}
+	return ""
 }
 
 // exitStatus passes a contained command's own code through cobra in silence.
@@ -73,12 +82,53 @@ Exit codes: the command's own; 10 policy invalid, 11 refused before start,
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		Version:           version(),
+		Args:              cobra.ArbitraryArgs,
+		RunE:              unknownCommand,
+
+		SuggestionsMinimumDistance: 2,
 	}
+	root.Flags().SetInterspersed(false) // the rest of an unknown command is not ours
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w\nsee: %s --help", err, cmd.CommandPath())
+	})
 	root.AddCommand(
 		newRun(), newExec(), newPolicy(), newPreset(), newService(), newGrant(), newCredential(), newTrust(), newWorkspace(), newImage(), newSession(), newEvent(),
 		newRedteam(), newDoctor(), newVersion(),
 	)
+	teachArgs(root)
 	return root
+}
+
+func unknownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cmd.Help()
+	}
+	next := "see: bulkhead --help"
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		next = "did you mean: bulkhead " + near[0]
+	} else if _, err := exec.LookPath(args[0]); err == nil {
+		next = "to run it contained: bulkhead run -- " + strings.Join(args, " ")
+	}
+	return fmt.Errorf("there is no command %q\n%s", args[0], next)
+}
+
+// teachArgs has every command that is called with too few or too many words say
+// how it is called.
+func teachArgs(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(cmd *cobra.Command, args []string) error {
+			if check(cmd, args) == nil {
+				return nil
+			}
+			return fmt.Errorf("%s: wrong number of arguments (%d)\nwrite: %s\nsee: %s --help",
+				strings.TrimPrefix(cmd.CommandPath(), "bulkhead "), len(args), strings.TrimSuffix(cmd.UseLine(), " [flags]"), cmd.CommandPath())
+		}
+	}
+	for _, sub := range c.Commands() {
+		teachArgs(sub)
+	}
 }
 
 // noun groups verbs; alone it shows them and fails, so that a typo in a script

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -39,6 +40,9 @@ func eventTail() *cobra.Command {
 				return err
 			}
 			f, err := os.Open(path)
+			if errors.Is(err, fs.ErrNotExist) {
+				return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "no events are at %s\nname the FILE that --events named, or see which there are: ls %s", path, filepath.Dir(path))
+			}
 			if err != nil {
 				return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "no events: %v", err)
 			}
@@ -53,14 +57,14 @@ func eventTail() *cobra.Command {
 					_, err := cmd.OutOrStdout().Write(append(line, '\n'))
 					return err
 				}
-				_, err := fmt.Fprintln(cmd.OutOrStdout(), renderEvent(e))
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), renderEvent(e, denied))
 				return err
 			})
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print the JSON lines as they are")
 	c.Flags().BoolVar(&once, "no-follow", false, "print what there is and stop")
-	c.Flags().BoolVar(&denied, "denied", false, "only what was not allowed")
+	c.Flags().BoolVar(&denied, "denied", false, "only what was not allowed, with what a person could do")
 	return c
 }
 
@@ -101,8 +105,8 @@ func modTime(path string) time.Time {
 	return st.ModTime()
 }
 
-// follow delivers every event of r. It ends at the end of the file, or with
-// wait at the session's end event.
+// follow delivers every event of r. It ends at the end of the file; with wait
+// not before the session's end event.
 func follow(ctx context.Context, r io.Reader, wait bool, each func(v1.Event, []byte) error) error {
 	var pending []byte
 	chunk := make([]byte, 64<<10)
@@ -122,8 +126,8 @@ func follow(ctx context.Context, r io.Reader, wait bool, each func(v1.Event, []b
 			if err := each(events[0], bytes.Clone(line)); err != nil {
 				return err
 			}
-			if wait && events[0].Action == session.ActionEnd {
-				return nil
+			if events[0].Action == session.ActionEnd {
+				wait = false // what a person did afterwards may stand behind it
 			}
 			pending = pending[i+1:]
 		}
@@ -149,7 +153,8 @@ func follow(ctx context.Context, r io.Reader, wait bool, each func(v1.Event, []b
 
 // renderEvent makes one line for a person:
 // 12:03:04  DENY   http.request  POST https://x/y  no-grant: …  (policy.yaml:14)
-func renderEvent(e v1.Event) string {
+// with remedies a second one says what to do.
+func renderEvent(e v1.Event, remedies bool) string {
 	mark := map[vocabulary.Verdict]string{vocabulary.Allow: "allow", vocabulary.Ask: "ask  ", vocabulary.Deny: "DENY "}[e.Verdict]
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s  %s  %-10s  %-20s %s", e.Time.Local().Format("15:04:05.000"), mark, e.Actor, printable(string(e.Action)), printable(string(e.Resource)))
@@ -166,6 +171,9 @@ func renderEvent(e v1.Event) string {
 	}
 	if e.Reason.Rule.File != "" {
 		fmt.Fprintf(&b, "  (%s)", printable(e.Reason.Rule.String()))
+	}
+	if remedies && e.Reason.Remedy != "" {
+		fmt.Fprintf(&b, "\n%14sdo: %s", "", printable(e.Reason.Remedy))
 	}
 	if e.Degraded {
 		b.WriteString("  [degraded]")

@@ -82,7 +82,7 @@ func (s *policySource) parse() (*policy.Policy, error) {
 	if path == "" {
 		own, err := userPolicy()
 		if err != nil {
-			return nil, vocabulary.Exitf(vocabulary.ExitRefused, "finding your policy: %v", err)
+			return nil, vocabulary.Exitf(vocabulary.ExitRefused, "finding your policy: %v\nset HOME to your home folder, or name the policy with --policy", err)
 		}
 		if _, err := os.Lstat(own); errors.Is(err, fs.ErrNotExist) {
 			return policy.Default(vocabulary.Developer), nil
@@ -91,7 +91,7 @@ func (s *policySource) parse() (*policy.Policy, error) {
 	}
 	data, err := readBounded(path)
 	if err != nil {
-		return nil, vocabulary.Exitf(vocabulary.ExitPolicyInvalid, "cannot read the policy: %v\nnothing was started; name another file with --policy", err)
+		return nil, vocabulary.Exitf(vocabulary.ExitPolicyInvalid, "cannot read the policy: %v\nname another file", err)
 	}
 	return policy.Parse(path, data)
 }

@@ -69,7 +69,7 @@ otherwise the profile's defaults: the workspace and nothing else.`,
 				Notice: notice(cmd),
 			})
 			if err != nil {
-				return err
+				return hiddenCommand(err, p, args[0])
 			}
 			return &exitStatus{code}
 		},

@@ -12,6 +12,7 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/catalog"
 	"github.com/bulkhead-dev/bulkhead/internal/catalog/openapi"
 	"github.com/bulkhead-dev/bulkhead/internal/catalog/registry"
+	"github.com/bulkhead-dev/bulkhead/internal/policy"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
@@ -84,7 +85,7 @@ func serviceShow() *cobra.Command {
 				data, err = catalog.Default().Source(args[0])
 			}
 			if err != nil {
-				return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "%v (see: bulkhead service list)", err)
+				return vocabulary.Exitf(vocabulary.ExitBulkheadFailed, "%v (%s)\nsee: bulkhead service list", err, policy.Suggest(args[0], catalog.Default().Names()))
 			}
 			_, err = cmd.OutOrStdout().Write(data)
 			return err

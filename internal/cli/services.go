@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/bulkhead-dev/bulkhead/internal/catalog"
+	"github.com/bulkhead-dev/bulkhead/internal/policy"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
@@ -106,7 +107,11 @@ func (s serviceSet) own(name string) (file string, ok bool) {
 func describe(b *strings.Builder, s *catalog.Service, only string) error {
 	op, known := s.Operation(only)
 	if only != "" && !known {
-		return fmt.Errorf("%s has no operation %q", s.Name, only)
+		var names []string
+		for _, op := range s.Operations {
+			names = append(names, op.Name)
+		}
+		return fmt.Errorf("%s has no operation %q (%s)", s.Name, only, policy.Suggest(only, names))
 	}
 	if only == "" {
 		fmt.Fprintf(b, "%s: %s\n", s.Name, s.Description)

@@ -35,6 +35,8 @@ type kept struct {
 	j     *journal.Journal
 	root  *os.File
 	paths []string
+	// record is where what is done here is written down: the session's own.
+	record session.Record
 }
 
 func (k *kept) close() {
@@ -47,6 +49,7 @@ func (k *kept) close() {
 	if k.root != nil {
 		k.root.Close()
 	}
+	k.record.Close()
 }
 
 func keptSessions() ([]staged.Kept, error) {
@@ -140,6 +143,8 @@ func openKept(cmd *cobra.Command, args []string, fits func(*staged.Kept) bool, w
 	if running {
 		return k, nil
 	}
+	k.record = session.Record{Meta: k.Meta, Actor: "user", Attrs: map[string]string{}}
+	k.j.Witness = k.record.Write
 	return k, k.recover(cmd)
 }
 
@@ -323,6 +328,12 @@ Devices, sockets, FIFOs and setuid bits never come over.
 			if len(chosen) == 0 {
 				return vocabulary.Exitf(vocabulary.ExitRefused, "nothing was applied: what is left has to be named, or can't come over\n%s", lines(held, whyHeld))
 			}
+			for _, c := range chosen {
+				if c.Protected != "" {
+					k.record.Attrs["protected"] = strings.TrimSpace(k.record.Attrs["protected"] + " " + tree.Show(c.Path))
+				}
+			}
+			k.forced(force)
 			if err := k.layer.Apply(k.root, chosen); err != nil {
 				return err
 			}
@@ -336,6 +347,12 @@ Devices, sockets, FIFOs and setuid bits never come over.
 	}
 	c.Flags().BoolVar(&force, "force", false, "overwrite what was changed in the real folder since, and keep a version of it")
 	return c
+}
+
+func (k *kept) forced(force bool) {
+	if force {
+		k.record.Attrs["forced"] = "true"
+	}
 }
 
 func whyHeld(c *staged.Change) string {
@@ -383,6 +400,7 @@ it and keeps a version.
 				return err
 			}
 			defer k.close()
+			k.forced(force)
 			var report journal.Report
 			if cmd.Flags().Changed("version") {
 				report, err = k.restore(version)
@@ -511,8 +529,16 @@ func drop(cmd *cobra.Command, id string) error {
 	if i < 0 {
 		return vocabulary.Exitf(vocabulary.ExitRefused, "nothing is kept of %s\nsee: bulkhead workspace list", id)
 	}
-	if all[i].Problem != nil { // nothing in it can be used
+	drop := func() error {
+		r := session.Record{Meta: all[i].Meta, Actor: "user"}
+		defer r.Close()
+		if err := r.Write("drop", nil); err != nil { // often it is to free a full disk
+			notice(cmd)("that %s is dropped is not recorded: %v", id, err)
+		}
 		return staged.Drop(all[i].Dir)
+	}
+	if all[i].Problem != nil { // nothing in it can be used
+		return drop()
 	}
 	// What broke off is taken back first; without the workspace there is nothing to.
 	k, err := openKept(cmd, []string{id}, anyKept, "", false)
@@ -523,7 +549,7 @@ func drop(cmd *cobra.Command, id string) error {
 			return err
 		}
 	}
-	return staged.Drop(all[i].Dir)
+	return drop()
 }
 
 // resumed makes a policy's workspace that of a staged session.

@@ -114,6 +114,77 @@ func TestFullDiskLosesNothing(t *testing.T) {
 	}
 }
 
+// What is done after a session's end stands in its log with the next numbers,
+// whoever else writes to that file, and after a line that was torn.
+func TestContinue(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "e.jsonl")
+	id, other := vocabulary.NewSessionID(), vocabulary.NewSessionID()
+	for _, of := range []struct {
+		id    vocabulary.SessionID
+		count int
+	}{{id, 3}, {other, 5}} {
+		l, err := Create(path, of.id, of.id == id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range of.count {
+			// Hostile: attributes that look like another session's line.
+			if err := l.Record(v1.Event{Action: "x", Attrs: map[string]string{"session": string(id), "seq": "77"}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.Close()
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	if err == nil {
+		_, err = f.WriteString(`{"v":1,"time":"20`)
+		f.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		l, err := Continue(path, id)
+		if err == nil {
+			err = l.Record(v1.Event{Action: "workspace.apply"})
+			l.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, _ := os.ReadFile(path)
+	events, used, err := Decode(data)
+	if err != nil || used != len(data) || len(events) != 10 {
+		t.Fatalf("%d events, %d of %d bytes, %v", len(events), used, len(data), err)
+	}
+	for i, e := range events[8:] {
+		if e.Seq != uint64(4+i) || e.Session != id || !e.Degraded {
+			t.Errorf("%+v", e)
+		}
+	}
+
+	for name, content := range map[string]string{"text": "a diary\n", "rest": "a diary", "json": "{\"v\":2}\n"} {
+		p := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(p, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Continue(p, id); err == nil {
+			t.Errorf("%s was continued", name)
+		}
+		if now, _ := os.ReadFile(p); string(now) != content {
+			t.Errorf("%s was changed: %q", name, now)
+		}
+	}
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Continue(fifo, id); err == nil {
+		t.Error("a pipe was continued")
+	}
+}
+
 func TestVerdictZeroValueDenies(t *testing.T) {
 	events, _, err := Decode([]byte(`{"v":1}` + "\n"))
 	if err != nil || events[0].Verdict != vocabulary.Deny {

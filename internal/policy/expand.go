@@ -20,6 +20,7 @@ func Expand(p *Policy, lookup func(name string) (*Preset, error)) (*Policy, erro
 	out := *p
 	out.Presets, out.Expanded = nil, slices.Clone(p.Expanded)
 	out.Mounts, out.EnvPass, out.EnvSet = slices.Clone(p.Mounts), slices.Clone(p.EnvPass), slices.Clone(p.EnvSet)
+	out.EnvFiles = slices.Clone(p.EnvFiles)
 	out.Grants, out.Credentials = slices.Clone(p.Grants), slices.Clone(p.Credentials)
 	out.Upstreams, out.Publish = slices.Clone(p.Upstreams), slices.Clone(p.Publish)
 	m := merger{out: &out, lookup: lookup}
@@ -109,6 +110,14 @@ func (m *merger) mounts(mounts []Mount) {
 }
 
 func (m *merger) environment(preset *Preset) {
+	for _, v := range preset.EnvFiles {
+		switch have := findVar(m.out.EnvFiles, v.Name); {
+		case have == nil:
+			m.out.EnvFiles = append(m.out.EnvFiles, v)
+		case !own(have.Pos) && have.Value != v.Value:
+			m.conflict(v.Pos, have.Pos, "%s has other content here", v.Name)
+		}
+	}
 	for _, name := range preset.EnvPass {
 		set := findVar(m.out.EnvSet, name.Value)
 		switch {

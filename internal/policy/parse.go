@@ -103,7 +103,7 @@ func (r *reader) policy(data []byte) *Policy {
 	}
 	p.Mounts = r.mounts(t.get("mounts"))
 	env := r.env(t.get("env"))
-	p.EnvSet = env.set
+	p.EnvSet, p.EnvFiles = env.set, env.files
 	if env.hasPass {
 		p.EnvPass = env.pass
 	} else {
@@ -154,7 +154,7 @@ func (r *reader) presetFile(name string, data []byte) *Preset {
 	p.Presets = r.presets(t.get("presets"))
 	p.Mounts = r.mounts(t.get("mounts"))
 	env := r.env(t.get("env"))
-	p.EnvPass, p.EnvSet = env.pass, env.set
+	p.EnvPass, p.EnvSet, p.EnvFiles = env.pass, env.set, env.files
 	p.Grants = r.grants(t.get("grants"))
 	p.Credentials = r.credentials(t.get("credentials"))
 	p.Publish = r.publish(t.get("publish"))
@@ -267,13 +267,14 @@ type environment struct {
 	pass    []At[string]
 	hasPass bool
 	set     []EnvVar
+	files   []EnvVar
 }
 
 func (r *reader) env(n *yaml.Node) (e environment) {
 	if n == nil {
 		return e
 	}
-	t, ok := r.table(n, "env", "pass", "set")
+	t, ok := r.table(n, "env", "pass", "set", "files")
 	if !ok {
 		return e
 	}
@@ -290,7 +291,33 @@ func (r *reader) env(n *yaml.Node) (e environment) {
 			}
 		}
 	}
+	if n := t.get("files"); n != nil {
+		for _, entry := range r.entries(n, "env.files") {
+			value, ok := r.content(entry.value, "the content of "+quoted(entry.key))
+			path, problem := checkHomeFile(entry.key)
+			ok = r.report(entry.node, problem) && ok
+			if ok && r.report(entry.value, checkContent(value)) {
+				e.files = append(e.files, EnvVar{path, value, r.pos(entry.node)})
+			}
+		}
+	}
 	return e
+}
+
+// content is a text, or a list of lines.
+func (r *reader) content(n *yaml.Node, what string) (string, bool) {
+	if n == nil || n.Kind != yaml.SequenceNode {
+		v, ok := r.str(n, what)
+		return v.Value, ok
+	}
+	var b strings.Builder
+	all := true
+	for _, item := range r.items(n, what) {
+		v, ok := r.anyText(item, "a line of "+what)
+		all = all && ok
+		b.WriteString(v.Value + "\n")
+	}
+	return b.String(), all
 }
 
 var grantKeys = []string{"service", "operations", "resources", "http", "methods", "tcp", "ssh", "credential", "header", "scheme"}

@@ -65,6 +65,8 @@ type Policy struct {
 	// EnvPass are names of the host's environment that get in.
 	EnvPass []At[string]
 	EnvSet  []EnvVar
+	// EnvFiles stand in the private home: Name is a path that begins with "~/".
+	EnvFiles []EnvVar
 
 	Grants      []Grant
 	Credentials []Credential
@@ -256,6 +258,7 @@ type Preset struct {
 	Mounts      []Mount
 	EnvPass     []At[string]
 	EnvSet      []EnvVar
+	EnvFiles    []EnvVar
 	Grants      []Grant
 	Credentials []Credential
 	Publish     []Published

@@ -21,7 +21,6 @@ var update = flag.Bool("update", false, "write the golden files")
 var samePolicy = cmp.Options{
 	cmpopts.IgnoreTypes(vocabulary.Position{}, LimitPositions{}),
 	cmpopts.IgnoreFields(Policy{}, "File", "Expanded"),
-	cmpopts.IgnoreFields(Workspace{}, "Named"), // what is written down is named
 	cmpopts.EquateEmpty(),
 }
 

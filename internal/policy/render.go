@@ -46,6 +46,19 @@ func (p *Policy) YAML() []byte {
 			w.line(2, plain(v.Name)+": "+doubleQuoted(v.Value), v.Pos)
 		}
 	}
+	if len(p.EnvFiles) > 0 {
+		w.line(1, "files:", vocabulary.Position{})
+		for _, v := range p.EnvFiles {
+			if !strings.HasSuffix(v.Value, "\n") {
+				w.line(2, doubleQuoted(v.Name)+": "+doubleQuoted(v.Value), v.Pos)
+				continue
+			}
+			w.line(2, doubleQuoted(v.Name)+":", v.Pos)
+			for line := range strings.SplitSeq(strings.TrimSuffix(v.Value, "\n"), "\n") {
+				w.line(3, "- "+doubleQuoted(line), vocabulary.Position{})
+			}
+		}
+	}
 	w.grants(p.Grants)
 	w.credentials(p.Credentials)
 	if len(p.Upstreams) > 0 {

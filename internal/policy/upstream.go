@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -46,6 +47,9 @@ func (r *reader) upstreamHost(e entry) string {
 	}
 	h, err := hostport.ParseHost(suffix)
 	if err != nil {
+		if strings.Contains(suffix, "/") { // a URL, whose colon looks like an address
+			err = fmt.Errorf("%s is not a host", quoted(e.key))
+		}
 		r.errorf(e.node, "the name that a grant covers, *.name for all below it, or *", "%s", err)
 	}
 	if wild {

@@ -1,9 +1,11 @@
 package policy
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"path"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -85,6 +87,49 @@ func checkEnvValue(v string) *problem {
 		return &problem{"only " + homeVariable + " is expanded in values", "write the value out"}
 	}
 	return nil
+}
+
+// inFile are what env.files expands: the workspace, a variable inside, the end of
+// one, and one without which there is no file.
+var inFile = regexp.MustCompile(`\$\{(WORKSPACE|[A-Z_][A-Z0-9_]*)(?:: -([0-9]{1,3})|(:\?))?\}`)
+
+func checkHomeFile(s string) (string, *problem) {
+	if !strings.HasPrefix(s, "~/") {
+		return "", &problem{quoted(s) + " is not in the private home", "begin it with ~/"}
+	}
+	clean, p := cleanPath(s)
+	if p == nil && (clean == "~" || strings.HasPrefix(clean, "~/..")) {
+		p = &problem{quoted(s) + " is not a file in the private home", "write ~/NAME"}
+	}
+	return clean, p
+}
+
+func checkContent(v string) *problem {
+	if len(v) > 64<<10 {
+		return &problem{fmt.Sprintf("content of %d bytes", len(v)), "at most 65536"}
+	}
+	if strings.Contains(inFile.ReplaceAllString(v, ""), "${") {
+		return &problem{"an expression in a file's content that is not expanded", "${WORKSPACE}, ${NAME}, ${NAME: -20}, its last 20 characters, or ${NAME:?}, without which there is no file"}
+	}
+	return nil
+}
+
+// ExpandFile returns a file's content: values are those of the environment inside
+// and of WORKSPACE, written as in a string of JSON. ok is false if there is to be
+// no file.
+func (v EnvVar) ExpandFile(lookup func(name string) string) (content string, ok bool) {
+	ok = true
+	content = inFile.ReplaceAllStringFunc(v.Value, func(at string) string {
+		parts := inFile.FindStringSubmatch(at)
+		value := lookup(parts[1])
+		ok = ok && (value != "" || parts[3] == "")
+		if n, err := strconv.Atoi(parts[2]); err == nil && n < len(value) {
+			value = value[len(value)-n:]
+		}
+		literal, _ := json.Marshal(value) // of a string: never fails
+		return string(literal[1 : len(literal)-1])
+	})
+	return content, ok
 }
 
 // Expand returns the variable's value with "${HOME}" replaced.

@@ -92,7 +92,7 @@ func (s *session) openBroker(ctx context.Context) (*broker.Broker, error) {
 		s.view.credEnv[name] = choices[b.Chosen(name)]
 	}
 	for _, m := range missing {
-		s.view.notices = append(s.view.notices, m.String()+"\nwithout it the service will refuse; set it, or name a file, command or keyring entry under credentials:")
+		s.view.notices = append(s.view.notices, m.String()+"\nwithout it the service will refuse; to have it: "+m.Remedy+"; or: bulkhead credential add "+m.Name)
 	}
 	return b, nil
 }

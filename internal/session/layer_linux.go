@@ -34,11 +34,11 @@ func (s *session) openLayer() (err error) {
 	}
 	if s.opts.Resume == "" {
 		s.layer.open, err = staged.Create(v.layerDir, journal.Meta{
-			Session: v.id, Workspace: v.dir, Mode: vocabulary.StagedWrites, Started: s.started, Budget: math.MaxInt64,
+			Session: v.id, Workspace: v.dir, Mode: vocabulary.StagedWrites, Started: s.started, Budget: math.MaxInt64, Events: s.log.Path(),
 		})
 		if err != nil {
 			_ = staged.Drop(v.layerDir)
-			return vocabulary.Exitf(vocabulary.ExitRefused, "%v\nnothing was started: a staged workspace needs room below %s", err, filepath.Dir(v.layerDir))
+			return vocabulary.Exitf(vocabulary.ExitRefused, "%v\nnothing was started: a staged workspace needs room below %s: make some, or set XDG_STATE_HOME to another folder", err, filepath.Dir(v.layerDir))
 		}
 		return nil
 	}
@@ -59,7 +59,9 @@ func (s *session) openLayer() (err error) {
 		return err
 	}
 	defer root.Close()
-	if _, err := s.layer.open.Journal.Recover(root); err != nil {
+	done := witness(s.layer.open.Journal)
+	_, err = s.layer.open.Journal.Recover(root)
+	if done(); err != nil {
 		return vocabulary.Exitf(vocabulary.ExitRefused, "an apply that broke off could not be taken back: %w\nnothing was started", err)
 	}
 	return s.withoutGone()

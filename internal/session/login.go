@@ -86,18 +86,25 @@ func (s *session) loginsInside() error {
 // loginFile puts a file with placeholders into the private home. Where the
 // policy mounts a folder of the host over that place, nothing is written there.
 func (v *view) loginFile(f login.File) {
-	target := policy.ResolvePath(f.Path, v.who.home, v.who.home)
+	m, ok := v.homeFile(f.Path, f.Data)
+	if !ok {
+		v.notices = append(v.notices, fmt.Sprintf("%s is not shown inside: a mount of the policy covers its folder\nthe program there will not find its login; leave the mount out", f.Path))
+		return
+	}
+	m.Why = "a login's placeholders"
+	v.loginMounts = append(v.loginMounts, m)
+}
+
+// homeFile is a file in the private home, unless the host's own is shown there.
+func (v *view) homeFile(path string, data []byte) (m vocabulary.Mount, ok bool) {
+	target := policy.ResolvePath(path, v.who.home, v.who.home)
 	kind := vocabulary.Tmpfs
 	for _, m := range v.layout.Mounts {
 		if target != m.Target && (m.Target == "/" || strings.HasPrefix(target, strings.TrimSuffix(m.Target, "/")+"/")) && m.Kind != vocabulary.Symlink {
 			kind = m.Kind
 		}
 	}
-	if kind != vocabulary.Tmpfs {
-		v.notices = append(v.notices, fmt.Sprintf("%s is not shown inside: a mount of the policy covers its folder\nthe program there will not find its login; leave the mount out", f.Path))
-		return
-	}
-	v.loginMounts = append(v.loginMounts, vocabulary.Mount{Kind: vocabulary.File, Target: target, Data: f.Data, Perm: 0o600, Why: "a login's placeholders"})
+	return vocabulary.Mount{Kind: vocabulary.File, Target: target, Data: data, Perm: 0o600}, kind == vocabulary.Tmpfs
 }
 
 // Exchange answers a token request of the sandbox. The gateway has judged only

@@ -43,7 +43,9 @@ func (s *session) mendBrokenOff(dir string) error {
 		if err == nil {
 			what, ended := j.Last()
 			var report journal.Report
+			done := witness(j)
 			report, err = j.Recover(root)
+			done()
 			j.Close()
 			if err == nil && !ended {
 				s.opts.Notice("%s of %s broke off earlier and was taken back (%s)", what, id, plural(len(report.Changed), "path", "paths"))
@@ -120,6 +122,7 @@ func (s *session) mendCutOff(at string) {
 	if !j.CutOff() {
 		return
 	}
+	defer witness(j)()
 	if root, err := tree.OpenRoot(j.Meta().Workspace); err == nil {
 		s.bringBack(j, root)
 		root.Close()

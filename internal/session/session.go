@@ -277,12 +277,7 @@ func (s *session) close() error {
 		s.seen.close()
 	}
 	if s.refusals != nil {
-		if n := s.refusals.close(); n > 0 {
-			s.opts.Notice("%s refused in the workspace; which: bulkhead event tail %s", plural(n, "write was", "writes were"), s.id)
-			if s.refusals.environment {
-				s.opts.Notice("no Python environment is made or changed there: %s", remedyEnvironment)
-			}
-		}
+		s.refusals.say(s.opts.Notice, s.view.dir, s.id)
 	}
 	if s.creds != nil {
 		s.creds.Close()

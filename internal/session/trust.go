@@ -2,6 +2,7 @@ package session
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -176,6 +177,9 @@ func (v *view) hide(now *trust.Scan, before *trust.Record) {
 			}
 			v.notices = append(v.notices, why+": "+what+", such as "+example[class])
 		}
+	}
+	if _, err := os.Lstat(filepath.Join(now.Folder, ".git")); err == nil && len(v.belief.hidden) > 0 {
+		v.notices = append(v.notices, "those that git tracks look deleted or emptied to git inside: what it commits with -a or add -A records that")
 	}
 	if v.neverTrusted() == nil {
 		v.notices = append(v.notices, "to look at it and to trust it: bulkhead trust add "+trust.Show(now.Folder))

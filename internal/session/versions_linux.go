@@ -62,14 +62,14 @@ func (s *session) openVersions() error {
 			continue
 		}
 		if err := s.openJournal(dir, f, noDelete); err != nil {
-			return vocabulary.Exitf(vocabulary.ExitRefused, "%v\nnothing was started: versions of what the session changes are kept below %s", err, dir)
+			return vocabulary.Exitf(vocabulary.ExitRefused, "%v\nnothing was started: versions of what the session changes are kept below %s: make room there, or set XDG_STATE_HOME to another folder", err, dir)
 		}
 	}
 	return nil
 }
 
 func (s *session) openJournal(dir string, f workspace.Writable, noDelete bool) error {
-	m := journal.Meta{Session: s.id, Workspace: f.Path, Mode: f.Mode, Started: s.started, Budget: versionBudget}
+	m := journal.Meta{Session: s.id, Workspace: f.Path, Mode: f.Mode, Started: s.started, Budget: versionBudget, Events: s.log.Path()}
 	if !f.Workspace {
 		m.Session = vocabulary.NewSessionID() // versions of another folder are found by another name
 	}
@@ -86,6 +86,9 @@ func (s *session) openJournal(dir string, f workspace.Writable, noDelete bool) e
 		if err != nil {
 			_ = staged.Drop(v.dir)
 			return nil, err
+		}
+		j.Witness = func(what string, paths []string) error {
+			return s.log.Record(workspaceEvent("controller", what, m.Workspace, paths, nil))
 		}
 		v.made = j
 		return j, nil

@@ -347,7 +347,29 @@ func (v *view) compose(t truststore.Trust, placeholders map[string]string) error
 		}
 	}
 	v.env.add(v.loginEnv)
+	for _, f := range p.EnvFiles {
+		content, wanted := f.ExpandFile(v.inside)
+		m, ok := v.homeFile(f.Name, []byte(content))
+		if !wanted || !ok || slices.ContainsFunc(v.mounts, func(have vocabulary.Mount) bool { return have.Target == m.Target }) {
+			continue // what the policy mounts there is what a person wants
+		}
+		m.Why = f.Pos.String()
+		v.mounts = append(v.mounts, m)
+	}
 	return nil
+}
+
+// inside is a variable's value in the sandbox, or WORKSPACE.
+func (v *view) inside(name string) string {
+	if name == "WORKSPACE" {
+		return v.dir
+	}
+	for _, kv := range v.env.vars {
+		if value, ok := strings.CutPrefix(kv, name+"="); ok {
+			return value
+		}
+	}
+	return ""
 }
 
 // sandboxSpec is what the backend gets.

@@ -10,6 +10,7 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 	"github.com/bulkhead-dev/bulkhead/internal/workspace"
+	"github.com/bulkhead-dev/bulkhead/internal/workspace/tree"
 )
 
 // ActionWrite is a write in a folder of the host that was refused.
@@ -26,8 +27,9 @@ type refusals struct {
 	mu   sync.Mutex
 	seen map[string]bool
 	more int
-	// environment: one was of a Python environment
+	// environment: one was of a Python environment; example: the first other one
 	environment bool
+	example     [2]string // path, reason
 	queue       chan v1.Event
 	closed      chan struct{}
 }
@@ -45,7 +47,7 @@ func newRefusals(record func(v1.Event) error) *refusals {
 
 // Remedies of refused writes.
 const (
-	remedyWrite       = "make this change outside, or work in a staged workspace and apply it after a look"
+	remedyWrite       = "make this change outside, or in a session with --workspace DIR:staged, and apply it by name after a look"
 	remedyEnvironment = "make it outside, or in ~ inside, or let the policy say workspace: {writable: [environments]}"
 )
 
@@ -84,7 +86,11 @@ func (r *refusals) add(op, path, reason string) {
 		return
 	}
 	r.seen[key] = true
-	r.environment = r.environment || ofEnvironment(reason)
+	if ofEnvironment(reason) {
+		r.environment = true
+	} else if r.example[0] == "" {
+		r.example = [2]string{path, reason}
+	}
 	r.queue <- refusedWrite(path, reason, map[string]string{"call": op})
 }
 
@@ -99,6 +105,25 @@ func (r *refusals) close() (count int) {
 	r.mu.Unlock()
 	<-r.closed
 	return count
+}
+
+// say ends the record and tells the person what was refused, and the ways out.
+func (r *refusals) say(notice func(string, ...any), workspace string, id vocabulary.SessionID) {
+	n := r.close()
+	if n == 0 {
+		return
+	}
+	such := ""
+	if r.example[0] != "" {
+		such = fmt.Sprintf(", such as %s (%s)", tree.Show(strings.TrimPrefix(r.example[0], workspace+"/")), r.example[1])
+	}
+	notice("%s refused in the workspace%s; which: bulkhead event tail --denied %s", plural(n, "write was", "writes were"), such, id)
+	if such != "" {
+		notice("to make such changes: %s", strings.TrimPrefix(remedyWrite, "make this change "))
+	}
+	if r.environment {
+		notice("no Python environment is made or changed there: %s", remedyEnvironment)
+	}
 }
 
 // writes is the rule for the host's folders that the sandbox may write to.

@@ -61,6 +61,9 @@ func (j *Journal) Commit(root *os.File, what string, changes []Change) (Report, 
 	}
 	j.commits, j.last = c.number, c
 	err = j.prepare(root, c)
+	if err == nil && j.Witness != nil {
+		err = j.Witness(what, c.paths())
+	}
 	if err == nil {
 		err = j.begin(root, c)
 	}
@@ -82,11 +85,14 @@ func (j *Journal) Commit(root *os.File, what string, changes []Change) (Report, 
 	}
 	c.ended = typeDone
 	j.settle(c)
-	report := Report{}
-	for _, s := range steps {
-		report.Changed = append(report.Changed, s.path)
+	return Report{Changed: c.paths()}, j.removeFolder(root, c)
+}
+
+func (c *commit) paths() (out []string) {
+	for _, s := range c.steps {
+		out = append(out, s.path)
 	}
-	return report, j.removeFolder(root, c)
+	return out
 }
 
 func nothing(err error) error {
@@ -314,6 +320,9 @@ func (j *Journal) make(h *os.File, s *step) error {
 	if s.is.Kind == Dir {
 		s.is.Mode = mode
 	}
+	if isIndex(s.path) {
+		s.is.Index = meaning(h, at, s.is)
+	}
 	return nil
 }
 
@@ -505,6 +514,9 @@ func (j *Journal) Recover(root *os.File) (Report, error) {
 
 // takeBack undoes the steps that were done, the last one first.
 func (j *Journal) takeBack(root *os.File, c *commit) (report Report, err error) {
+	if j.Witness != nil {
+		_ = j.Witness("take back", c.paths()) // not refused: half of a commit is worse than one without a record
+	}
 	h, err := j.folder(root, c)
 	if err != nil && !tree.Absent(err) {
 		return report, err

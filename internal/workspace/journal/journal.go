@@ -49,6 +49,10 @@ type Meta struct {
 	Started   time.Time            `json:"started"`
 	// Budget bounds the bytes of kept contents; 0 keeps none.
 	Budget int64 `json:"budget"`
+	// Index is what the workspace's git index meant then, of a staged session (IndexNow).
+	Index string `json:"index,omitempty"`
+	// Events is the file that the session's events are in.
+	Events string `json:"events,omitempty"`
 }
 
 // State is what stands at a path, told apart from what others may put there.
@@ -60,6 +64,8 @@ type State struct {
 	Inode uint64 `json:"ino,omitempty"`
 	UID   uint32 `json:"uid,omitempty"`
 	GID   uint32 `json:"gid,omitempty"`
+	// Index is what a git index that a session or a commit left means.
+	Index string `json:"index,omitempty"`
 }
 
 // Same reports whether both are the same object, unchanged. A directory is the
@@ -117,6 +123,11 @@ type Change struct {
 
 	owner *State // whose it shall be, if it may
 }
+
+// Witness is told what a commit is about to change, when all of it is ready and
+// nothing has changed yet. An error refuses it, but not the taking back of one that
+// failed or broke off ("take back").
+type Witness func(what string, paths []string) error
 
 // Conflict is a path that was not changed, and why.
 type Conflict struct {

@@ -335,6 +335,9 @@ func (j *Journal) LeaveAll(root *os.File) error {
 		return nil
 	}
 	add := func(path string, s State) error {
+		if isIndex(path) {
+			s.Index = meaning(root, path, s)
+		}
 		if batch = append(batch, &entry{Type: typeLeft, Path: name(path), Is: &s}); len(batch) < leaveBatch {
 			return nil
 		}

@@ -30,6 +30,9 @@ const (
 
 // Journal is an open journal. Safe for concurrent use.
 type Journal struct {
+	// Witness, if set, sees every commit first.
+	Witness Witness
+
 	meta    Meta
 	dir     *os.File
 	content *os.File

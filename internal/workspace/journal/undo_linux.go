@@ -186,7 +186,7 @@ func (u *undo) path(p string) error {
 	if now.Same(v.State) {
 		return nil
 	}
-	own := hasLeft && now.Same(known.State)
+	own := hasLeft && u.same(p, now, known.State)
 	switch why := unkept(v); {
 	case why != "":
 		u.conflict(p, "can't be brought back: "+why)
@@ -213,6 +213,11 @@ func (u *undo) path(p string) error {
 	}
 	_, err = u.clean(p, true)
 	return err
+}
+
+// same reports whether what is at p is what was left there, or means the same.
+func (u *undo) same(p string, now, left State) bool {
+	return now.Same(left) || left.Index != "" && meaning(u.root, p, now) == left.Index
 }
 
 // becomesFolder reports whether something that holds p becomes a folder again.
@@ -248,7 +253,7 @@ func (u *undo) clean(p string, remove bool) (bool, error) {
 		u.j.mu.Lock()
 		known, hasLeft := u.j.left[at]
 		u.j.mu.Unlock()
-		own := u.force || hasLeft && now.Same(known.State)
+		own := u.force || hasLeft && u.same(at, now, known.State)
 		if !own && remove {
 			u.conflict(at, whyChanged)
 		}

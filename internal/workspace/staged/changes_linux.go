@@ -16,6 +16,7 @@ import (
 // reader compares a layer with the folder below it.
 type reader struct {
 	layer     *Layer
+	root      *os.File
 	protected *Protected
 	quick     bool
 	out       []Change
@@ -35,7 +36,7 @@ func (l *Layer) Count(root *os.File) (int, error) {
 }
 
 func (l *Layer) changes(root *os.File, p *Protected, quick bool) ([]Change, error) {
-	r := &reader{layer: l, protected: p, quick: quick}
+	r := &reader{layer: l, root: root, protected: p, quick: quick}
 	up, err := tree.Dir(l.upper, "")
 	if err != nil {
 		return nil, err
@@ -350,8 +351,8 @@ func (r *reader) add(c Change, was bool, ls *unix.Stat_t) {
 	}
 	left, ours := r.layer.Journal.Left(c.Path)
 	switch {
-	case ours && left.Same(c.Was):
-		c.Conflict = "" // what an apply or an undo put there
+	case ours && left.Same(c.Was), r.layer.Journal.SameIndex(r.root, c.Path, c.Was):
+		c.Conflict = "" // what an apply or an undo put there, or what somebody only looked at
 	case was && c.Was.Kind != journal.Dir && ls.Ctim.Nano() >= r.layer.since:
 		c.Conflict = "was changed in the real folder since"
 		if c.What == Added || c.What == Replaced && c.Was.Kind != c.Is.Kind && ls.Mtim.Nano() >= r.layer.since {

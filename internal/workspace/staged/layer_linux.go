@@ -33,6 +33,7 @@ func Create(dir string, m journal.Meta) (*Layer, error) {
 	if err != nil {
 		return nil, err
 	}
+	m.Index = journal.IndexNow(root)
 	j, err := journal.Create(dir, m)
 	if err != nil {
 		return nil, err
