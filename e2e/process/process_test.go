@@ -308,6 +308,8 @@ func condition(cond string) (bool, error) {
 	switch {
 	case cond == "root":
 		return os.Getuid() == 0, nil
+	case cond == "container":
+		return os.Getenv(isolationEnv) == "container", nil
 	case cond == "tap":
 		return canTAP(), nil
 	case cond == "tiocsti":

@@ -532,7 +532,7 @@ func (t *task) unlink(dirfd, arg, flags int) verdict {
 		if g.fixed[p.full()] {
 			return t.refuse(p.full(), "obeyed by git on the host")
 		}
-		if reason := g.linkStays(p); reason != "" {
+		if reason := g.stays(p); reason != "" {
 			return t.refuse(p.full(), reason)
 		}
 		if reason := g.past.mayGo(t, p); reason != "" {

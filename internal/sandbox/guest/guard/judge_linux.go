@@ -62,16 +62,15 @@ func (g *Guard) linkForbidden(f *folder, rel []string) string {
 	return ""
 }
 
-// linkStays says why a link may not be removed: it is protected, and can't be kept
-// in place by a mount as a file is.
-func (g *Guard) linkStays(p place) (reason string) {
+// stays says why something may not be removed: it is protected. A file is kept in
+// place by a mount besides, whose refusal nobody would hear of, a link is not.
+func (g *Guard) stays(p place) (reason string) {
 	f, rel := g.folder(p.path)
 	if f == nil || p.isFolderItself() {
 		return ""
 	}
 	reason, ok := g.list.Plain(append(slices.Clone(rel), p.name))
-	var st unix.Stat_t
-	if !ok || unix.Fstatat(p.dir, p.name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || st.Mode&unix.S_IFMT != unix.S_IFLNK {
+	if !ok || !existsAt(p.dir, p.name) {
 		return ""
 	}
 	return reason
