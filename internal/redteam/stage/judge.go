@@ -176,7 +176,7 @@ func (r *run) judge(w *watch) {
 		detail, ok := r.see(e, got, w)
 		switch {
 		case ok:
-			r.out.Seen = append(r.out.Seen, Seen{e, detail})
+			r.out.Seen = append(r.out.Seen, Seen{e, r.conceal(detail)})
 		case r.job.Kind == Twin:
 			r.out.Missing = append(r.out.Missing, e.String())
 		}
