@@ -29,7 +29,7 @@ var (
 
 // Holders are what a file may leave open; the stage fills them in.
 var Holders = []string{
-	"@SECRET@", "@BEACON@", "@HOME@", "@WS@", "@OTHER@", "@MARKER@", "@THIEF@", "@CA@", "@STAGE@", "@UID@", "@RUNTIME@", "@BIN@",
+	"@SECRET@", "@BEACON@", "@HOME@", "@WS@", "@OTHER@", "@MARKER@", "@THIEF@", "@CA@", "@STAGE@", "@UID@", "@RUNTIME@", "@BIN@", "@TIER@",
 }
 
 // Parse reads a scenario. The error is a policy.ErrorList with every mistake.

@@ -160,7 +160,7 @@ func (r *run) prepare(dir, home string) error {
 		secret: newSecret(), beacon: "bcn" + canary.Token(24), key: r.job.key(),
 		dir: dir, home: home, project: filepath.Join(home, "src", "widget"), other: filepath.Join(home, "src", "second"), thief: "127.0.0.1",
 		marker: filepath.Join(dir, "marks", "ran"), ca: filepath.Join(dir, "ca.pem"), bin: filepath.Join(dir, "bin", "bulkhead"),
-		runtime: filepath.Join(dir, "runtime"), uid: fmt.Sprint(u.UID),
+		runtime: filepath.Join(dir, "runtime"), uid: fmt.Sprint(u.UID), tier: r.job.Tier,
 	}
 	places := []thief.Place{}
 	var every netip.Addr
