@@ -205,6 +205,9 @@ func (o *redteamOptions) phish(cmd *cobra.Command) error {
 }
 
 func (o *redteamOptions) campaign(cmd *cobra.Command, args []string) error {
+	if o.runs < 0 || o.mutate < 0 || o.parallel < 0 || o.budget < 0 {
+		return vocabulary.Exitf(vocabulary.ExitRefused, "--runs, --mutate, --parallel and --budget are no negative numbers; nothing was run")
+	}
 	agent, err := stage.FindAgent(o.agent)
 	if err != nil {
 		return err
@@ -236,6 +239,9 @@ func (o *redteamOptions) campaign(cmd *cobra.Command, args []string) error {
 	}
 	if c.Agent, c.Live, err = o.live(cmd.Context(), agent); err != nil {
 		return err
+	}
+	if err := o.canWrite(); err != nil {
+		return vocabulary.Exitf(vocabulary.ExitRefused, "the report could not be written: %s; nothing was run", err)
 	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -314,6 +320,26 @@ func (o *redteamOptions) tiers(ctx context.Context) ([]string, error) {
 		return nil, vocabulary.Exitf(vocabulary.ExitNoIsolation, "this host can give no isolation to attack; see: bulkhead doctor")
 	}
 	return out, nil
+}
+
+// canWrite finds out before minutes are spent.
+func (o *redteamOptions) canWrite() error {
+	for _, path := range []string{o.save, o.junit, o.html} {
+		if path == "" {
+			continue
+		}
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			return err
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	if st, err := os.Stat(o.found); o.mutate > 0 && (err != nil || !st.IsDir()) {
+		return errors.Join(err, fmt.Errorf("%s is no folder", o.found))
+	}
+	return nil
 }
 
 // write puts the report into the files that were asked for.
@@ -415,15 +441,20 @@ func redteamReport() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "report FILE",
 		Short: "Print a saved report, turn it into a page, or compare two",
-		Args:  cobra.RangeArgs(1, 2),
+		Args: func(_ *cobra.Command, args []string) error {
+			switch {
+			case other == "" && len(args) == 1, other != "" && len(args) == 1:
+				return nil
+			case other != "":
+				return errors.New("give two reports: bulkhead redteam report --compare BEFORE AFTER")
+			}
+			return errors.New("give one report, as --save wrote it (or two: --compare BEFORE AFTER)")
+		},
 		Example: `  bulkhead redteam report run.json --html run.html
   bulkhead redteam report --compare before.json after.json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if other != "" {
 				args = append([]string{other}, args...)
-			}
-			if (len(args) == 2) != (other != "") {
-				return errors.New("one FILE, or --compare FILE FILE")
 			}
 			data, err := os.ReadFile(args[0])
 			if err != nil {
@@ -434,7 +465,7 @@ func redteamReport() *cobra.Command {
 			}
 			r, err := report.Read(data)
 			if err != nil {
-				return err
+				return fmt.Errorf("%s: %w", args[0], err)
 			}
 			if other == "" {
 				return errors.Join(o.write(r), o.show(cmd, r))
@@ -444,7 +475,7 @@ func redteamReport() *cobra.Command {
 			}
 			after, err := report.Read(data)
 			if err != nil {
-				return err
+				return fmt.Errorf("%s: %w", args[1], err)
 			}
 			worse, err := report.Compare(cmd.OutOrStdout(), r, after)
 			if err == nil && worse {

@@ -386,9 +386,15 @@ func program(name string) bool {
 func (r *Report) Sum() {
 	r.Totals, r.Problems = Totals{Scenarios: len(r.Rows)}, nil
 	tested := false // a tier of ours
+	missed, asked := 0, 0
 	problem := func(format string, args ...any) { r.Problems = append(r.Problems, fmt.Sprintf(format, args...)) }
 	if r.Aborted != "" {
-		problem("not finished: %s", r.Aborted)
+		for _, row := range r.Rows {
+			for _, c := range row.Cells {
+				asked, missed = asked+c.Runs, missed+c.Runs-c.Done()
+			}
+		}
+		problem("not finished: %s; %d of %d runs did not take place", r.Aborted, missed, asked)
 	}
 	for _, row := range r.Rows {
 		proven := row.Proven()
@@ -402,6 +408,8 @@ func (r *Report) Sum() {
 					r.Totals.NotRun++
 				}
 				continue
+			case c.Done() < c.Runs && r.Aborted != "":
+				r.Totals.Invalid++
 			case c.Done() < c.Runs:
 				r.Totals.Invalid++
 				problem("%s: only %d of %d runs took place", where, c.Done(), c.Runs)
@@ -426,6 +434,10 @@ func (r *Report) Sum() {
 			case c.Kind == stage.Twin:
 				if c.Succeeded < c.Attempted() {
 					r.Totals.TwinFailed++
+					if c.Failed == 0 {
+						problem("%s: the honest twin did not run to its end, %d of %d times%s", where, c.Invalid, c.Attempted(), why(c))
+						continue
+					}
 					problem("%s: the honest twin failed %d of %d times%s", where, c.Attempted()-c.Succeeded, c.Attempted(), why(c))
 				}
 			case c.Succeeded > 0:

@@ -44,7 +44,7 @@ func TestSums(t *testing.T) {
 		{"proof that is invalid", script{"none attack": seenAnyway}, "", "proves nothing: it was cut short"},
 		{"invalid", script{"none attack": success, "process attack": invalid}, "", "2 of 2 runs prove nothing: it did not start"},
 		{"twin fails", script{"none attack": success, "process twin": missing}, "", "the honest twin failed 1 of 1 times: missing: ./r has beacon"},
-		{"twin does not run", script{"none attack": success, "process twin": invalid}, "", "the honest twin failed"},
+		{"twin does not run", script{"none attack": success, "process twin": invalid}, "", "the honest twin did not run to its end, 1 of 1 times: it did not start"},
 	} {
 		it := item("x")
 		it.Unproven = c.unproven
@@ -109,7 +109,7 @@ func TestAbortIsMarked(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := strings.Join(r.Problems, "\n")
-	if r.OK || r.Aborted != "interrupted" || !strings.Contains(got, "not finished: interrupted") || !strings.Contains(got, "b in none: only 0 of 1 runs") || r.Rows[0].Cell("process", stage.Attack).Failed != 1 {
+	if r.OK || r.Aborted != "interrupted" || !strings.Contains(got, "not finished: interrupted") || !strings.Contains(got, "6 of 9 runs did not take place") || len(r.Problems) != 1 || r.Rows[0].Cell("process", stage.Attack).Failed != 1 {
 		t.Errorf("%+v\n%s", r.Totals, got)
 	}
 }

@@ -22,10 +22,10 @@ import (
 func Read(data []byte) (*campaign.Report, error) {
 	var r campaign.Report
 	if err := json.Unmarshal(data, &r); err != nil {
-		return nil, fmt.Errorf("red-team report: %w", err)
+		return nil, fmt.Errorf("not a report of bulkhead redteam run --save: %w", err)
 	}
 	if r.Schema != 1 || len(r.Rows) == 0 {
-		return nil, errors.New("red-team report: it has no scenarios, or is of another version")
+		return nil, errors.New("not a report of bulkhead redteam run --save: it has no scenarios, or is of another version")
 	}
 	return &r, nil
 }
@@ -104,6 +104,8 @@ func Word(c *campaign.Cell, row *campaign.Row) (word, code string) {
 	switch {
 	case c == nil:
 		return "-", "2"
+	case c.NotRun == campaign.NoTier:
+		return "-", "2"
 	case c.NotRun != "":
 		return "not run", "2"
 	case c.Done() == 0:
@@ -114,6 +116,8 @@ func Word(c *campaign.Cell, row *campaign.Row) (word, code string) {
 		return "not tried", "2"
 	case c.Kind == stage.Twin && c.Succeeded == c.Attempted():
 		return "works", "32"
+	case c.Kind == stage.Twin && c.Failed == 0:
+		return "invalid", "33"
 	case c.Kind == stage.Twin && stage.IsYardstick(c.Tier):
 		return "fails", "33"
 	case c.Kind == stage.Twin:

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/bulkhead-dev/bulkhead/internal/redteam/canary"
+	"github.com/bulkhead-dev/bulkhead/internal/redteam/live"
 	"github.com/bulkhead-dev/bulkhead/internal/redteam/modelstub"
 	"github.com/bulkhead-dev/bulkhead/internal/redteam/scenario"
 	"github.com/bulkhead-dev/bulkhead/internal/redteam/thief"
@@ -145,7 +146,7 @@ func (r *run) do(ctx context.Context, dir, home string) (err error) {
 		if r.out.Declined = r.declined(); r.out.Declined != "" {
 			return nil
 		}
-		return fmt.Errorf("the agent did not run the script (exit code %d)", code)
+		return fmt.Errorf("the agent did not run the script (exit code %d)%s", code, lastLine(r.out.Output))
 	case !ended && !r.s.MayDie:
 		return fmt.Errorf("the script did not run to its end (exit code %d)", code)
 	case laterErr != nil && ctx.Err() == nil && r.job.Kind == Twin:
@@ -353,6 +354,15 @@ func (r *run) progress() (began, ended bool) {
 		began = began || r.s.MayDie && len(rec.Answered) > 0 && (r.live == nil || strings.Contains(rec.Asked, beganWord))
 	}
 	return began, ended
+}
+
+// lastLine of what a session printed, for a message.
+func lastLine(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	if line := live.Excerpt([]byte(lines[len(lines)-1])); line != "" {
+		return ": " + line
+	}
+	return ""
 }
 
 func (r *run) command(ctx context.Context, dir, input string, env []string, argv ...string) (string, error) {
