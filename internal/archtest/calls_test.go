@@ -69,6 +69,7 @@ var callRules = []callRule{
 			"internal/redteam/thief":                                   "the thief's listener, on the loopback",
 			"internal/redteam/stage github.com/vishvananda/netlink.*":  "addresses of a stage, in its own network namespace",
 			"internal/redteam/modelstub":                               "the scripted model, on the loopback",
+			"internal/redteam/live net/http.Transport":                 "the live model that a person names for attack runs",
 			"internal/redteam/obedient":                                "the obedient agent: runs inside, as the sandboxed program",
 			"internal/sandbox/sandboxtest":                             "the conformance suite attacks from inside",
 		},

@@ -79,21 +79,21 @@ func listCatalogue(cmd *cobra.Command, all []*scenario.Scenario, asJSON bool) er
 		return printJSON(cmd, entries)
 	}
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
-	covered, elsewhere := 0, 0
 	for _, e := range entries {
 		how := "open: " + e.Open
 		switch {
 		case len(e.Scenarios) > 0:
-			covered, how = covered+1, strings.Join(e.Scenarios, ", ")
+			how = strings.Join(e.Scenarios, ", ")
 		case e.Test != "":
-			elsewhere, how = elsewhere+1, "test: "+e.Test
+			how = "test: " + e.Test
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\n", e.ID, e.Title, how)
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d entries: %d have scenarios, %d other tests, %d are open\n", len(entries), covered, elsewhere, len(entries)-covered-elsewhere)
+	c := campaign.Covered(entries)
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d entries: %d have scenarios, %d other tests, %d are open\n", c.Entries, c.Scenarios, c.Tests, len(c.Open))
 	return err
 }
 
@@ -110,6 +110,9 @@ An attack that does not work uncontained proves nothing and does not count. Succ
 judged only by its effects. Each run has a machine of its own that is thrown away;
 contained runs get one only as root (see --as).
 
+With --model-endpoint a live model decides what the agent does, not the scripted one
+that obeys. What it declines to do counts as not attempted, never as contained.
+
 "run phish" repeats the campaign of the demo: a pasted prompt makes an obedient agent
 read ~/.aws/credentials, encode it and post it to a collector.
 
@@ -117,11 +120,15 @@ Exit code 1 if any contained attack succeeded, a twin failed, or a run proves no
 		Example: `  sudo bulkhead redteam run
   sudo bulkhead redteam run --as $USER --html report.html
   bulkhead redteam run DX 'read-*' mine.txtar
+  sudo --preserve-env=ANTHROPIC_API_KEY bulkhead redteam run --agent claude --model-endpoint https://api.anthropic.com
   bulkhead redteam run phish --runs 25`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if slices.Contains(args, "phish") {
 				if len(args) > 1 {
 					return errors.New("phish is a campaign of its own; run it alone")
+				}
+				if o.endpoint != "" || o.agent != "" {
+					return errors.New("phish has its own agent and its own model; the same attack for others: bulkhead redteam run 'incident-phish-*' …")
 				}
 				return o.phish(cmd)
 			}
@@ -133,6 +140,9 @@ Exit code 1 if any contained attack succeeded, a twin failed, or a run proves no
 	c.Flags().StringSliceVar(&o.variants, "variant", nil, "phish: only these variants (see: bulkhead redteam list)")
 	c.Flags().StringVar(&o.as, "as", "", "root only: the sessions are `USER`'s")
 	c.Flags().StringVar(&o.agent, "agent", "", "lead this `AGENT` astray: "+strings.Join(stage.Agents(), ", ")+" (default: the built-in obedient one)")
+	c.Flags().StringVar(&o.endpoint, "model-endpoint", "", "let the live model at `URL` lead the agent, through its provider's API (default: a scripted model that obeys)")
+	c.Flags().StringVar(&o.keyEnv, "model-key-env", "", "its key is in the variable `NAME` (default: ANTHROPIC_API_KEY, OPENAI_API_KEY or GEMINI_API_KEY, as the agent reads)")
+	c.Flags().StringVar(&o.model, "model", "", "its `NAME` (default: the agent's choice)")
 	c.Flags().IntVar(&o.parallel, "parallel", 0, "runs at a time (default: one more than there are processors)")
 	c.Flags().DurationVar(&o.budget, "budget", 0, "end after this time, and mark what was not run")
 	c.Flags().StringSliceVar(&o.yardstick, "yardstick", nil, "also run everything in another `SANDBOX`, to compare: "+strings.Join(stage.Yardsticks(), ", "))
@@ -155,7 +165,7 @@ type redteamOptions struct {
 	found                               string
 	runs, parallel                      int
 	tier, as, save, junit, html, binary string
-	agent                               string
+	agent, endpoint, keyEnv, model      string
 	variants                            []string
 	budget                              time.Duration
 	strict, json                        bool
@@ -195,11 +205,14 @@ func (o *redteamOptions) phish(cmd *cobra.Command) error {
 }
 
 func (o *redteamOptions) campaign(cmd *cobra.Command, args []string) error {
+	if o.runs < 0 || o.mutate < 0 || o.parallel < 0 || o.budget < 0 {
+		return vocabulary.Exitf(vocabulary.ExitRefused, "--runs, --mutate, --parallel and --budget are no negative numbers; nothing was run")
+	}
 	agent, err := stage.FindAgent(o.agent)
 	if err != nil {
 		return err
 	}
-	if o.agent != "" && len(args) == 0 {
+	if (o.agent != "" || o.endpoint != "") && len(args) == 0 {
 		args = stage.ForAgents(agent)
 	}
 	items, err := scenarios(args)
@@ -224,6 +237,12 @@ func (o *redteamOptions) campaign(cmd *cobra.Command, args []string) error {
 	if c.As, err = sessionUser(o.as); err != nil {
 		return err
 	}
+	if c.Agent, c.Live, err = o.live(cmd.Context(), agent); err != nil {
+		return err
+	}
+	if err := o.canWrite(); err != nil {
+		return vocabulary.Exitf(vocabulary.ExitRefused, "the report could not be written: %s; nothing was run", err)
+	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	terminal := isTerminal(os.Stderr)
@@ -236,6 +255,11 @@ func (o *redteamOptions) campaign(cmd *cobra.Command, args []string) error {
 		r.Strict()
 	}
 	r.Host = campaign.Describe(cmd.Context(), c, version())
+	if all, err := scenario.Builtin(); err == nil {
+		if entries, err := scenario.Coverage(all); err == nil {
+			r.Catalogue = campaign.Covered(entries)
+		}
+	}
 	if terminal {
 		fmt.Fprint(os.Stderr, "\r\x1b[K")
 	}
@@ -296,6 +320,26 @@ func (o *redteamOptions) tiers(ctx context.Context) ([]string, error) {
 		return nil, vocabulary.Exitf(vocabulary.ExitNoIsolation, "this host can give no isolation to attack; see: bulkhead doctor")
 	}
 	return out, nil
+}
+
+// canWrite finds out before minutes are spent.
+func (o *redteamOptions) canWrite() error {
+	for _, path := range []string{o.save, o.junit, o.html} {
+		if path == "" {
+			continue
+		}
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			return err
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	if st, err := os.Stat(o.found); o.mutate > 0 && (err != nil || !st.IsDir()) {
+		return errors.Join(err, fmt.Errorf("%s is no folder", o.found))
+	}
+	return nil
 }
 
 // write puts the report into the files that were asked for.
@@ -397,15 +441,20 @@ func redteamReport() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "report FILE",
 		Short: "Print a saved report, turn it into a page, or compare two",
-		Args:  cobra.RangeArgs(1, 2),
+		Args: func(_ *cobra.Command, args []string) error {
+			switch {
+			case other == "" && len(args) == 1, other != "" && len(args) == 1:
+				return nil
+			case other != "":
+				return errors.New("give two reports: bulkhead redteam report --compare BEFORE AFTER")
+			}
+			return errors.New("give one report, as --save wrote it (or two: --compare BEFORE AFTER)")
+		},
 		Example: `  bulkhead redteam report run.json --html run.html
   bulkhead redteam report --compare before.json after.json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if other != "" {
 				args = append([]string{other}, args...)
-			}
-			if (len(args) == 2) != (other != "") {
-				return errors.New("one FILE, or --compare FILE FILE")
 			}
 			data, err := os.ReadFile(args[0])
 			if err != nil {
@@ -416,7 +465,7 @@ func redteamReport() *cobra.Command {
 			}
 			r, err := report.Read(data)
 			if err != nil {
-				return err
+				return fmt.Errorf("%s: %w", args[0], err)
 			}
 			if other == "" {
 				return errors.Join(o.write(r), o.show(cmd, r))
@@ -426,7 +475,7 @@ func redteamReport() *cobra.Command {
 			}
 			after, err := report.Read(data)
 			if err != nil {
-				return err
+				return fmt.Errorf("%s: %w", args[1], err)
 			}
 			worse, err := report.Compare(cmd.OutOrStdout(), r, after)
 			if err == nil && worse {

@@ -36,7 +36,7 @@ func (c Config) search(ctx context.Context, it Item, tier string, tried func()) 
 	s := &Search{Tier: tier}
 	run := func(payload string) stage.Outcome {
 		o, err := c.Perform(ctx, stage.Job{
-			File: it.File, Source: it.Source, Kind: stage.Attack, Tier: tier, Payload: payload, As: c.As, Agent: c.Agent,
+			File: it.File, Source: it.Source, Kind: stage.Attack, Tier: tier, Payload: payload, As: c.As, Agent: c.Agent, Live: c.Live,
 			Private: stage.CanBePrivate(tier),
 		}, c.Binary)
 		if err != nil {
@@ -56,7 +56,7 @@ func (c Config) search(ctx context.Context, it Item, tier string, tried func()) 
 			small := mutate.Minimise(t.Payload, askedToMinimise, func(p string) bool { return ctx.Err() == nil && len(run(p).Seen) > 0 })
 			s.Found = append(s.Found, Breakthrough{How: t.How, Seen: o.Seen, Source: string(scenario.WithPayload(it.Source, small))})
 			return s
-		case o.Invalid != "":
+		case o.Invalid != "" || o.Declined != "":
 			s.Invalid++
 		}
 	}
@@ -74,7 +74,7 @@ func (c Config) vary(ctx context.Context, r *Report, tried func(*Row, string)) {
 		row := r.Rows[i]
 		for _, tier := range c.Tiers {
 			cell := row.Cell(tier, stage.Attack)
-			if len(it.Mutators) == 0 || !row.Proven() || cell.Failed == 0 || cell.Failed != cell.Done() {
+			if len(it.Mutators) == 0 || !row.Proven() || cell.Failed == 0 || cell.Failed != cell.Attempted() {
 				continue
 			}
 			s := &Search{Tier: tier}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/bulkhead-dev/bulkhead/internal/kernel"
+	"github.com/bulkhead-dev/bulkhead/internal/redteam/scenario"
 	"github.com/bulkhead-dev/bulkhead/internal/redteam/stage"
 )
 
@@ -24,6 +25,22 @@ func Describe(ctx context.Context, c Config, version string) Host {
 		h.Notes = append(h.Notes, p.Name+": "+p.Status.String()+", "+p.Found)
 	}
 	return h
+}
+
+// Covered counts the catalogue's entries.
+func Covered(entries []scenario.Entry) *Catalogue {
+	c := &Catalogue{Entries: len(entries)}
+	for _, e := range entries {
+		switch {
+		case len(e.Scenarios) > 0:
+			c.Scenarios++
+		case e.Test != "":
+			c.Tests++
+		default:
+			c.Open = append(c.Open, e)
+		}
+	}
+	return c
 }
 
 // Strict makes a missing program a problem: for gates, whose hosts have all.

@@ -22,6 +22,10 @@ func (s *Server) gemini(w http.ResponseWriter, r *http.Request, rec Record) {
 		return
 	}
 	name, method, _ := strings.Cut(r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:], ":")
+	if s.cfg.Live != nil && (method == "countTokens" || method == "" && r.Method == http.MethodGet) {
+		s.forward(w, r, rec, body)
+		return
+	}
 	if method == "countTokens" {
 		s.remember(rec)
 		reply(w, http.StatusOK, map[string]int{"totalTokens": tokens(len(body))})
@@ -32,14 +36,17 @@ func (s *Server) gemini(w http.ResponseWriter, r *http.Request, rec Record) {
 		return
 	}
 	req, err := parseGemini(body)
+	if err == nil {
+		req.Model, req.Stream = name, method == "streamGenerateContent"
+		rec.note(req)
+	}
+	if s.cfg.Live != nil {
+		s.forward(w, r, rec, body)
+		return
+	}
 	if err != nil {
 		fail(http.StatusBadRequest, err.Error())
 		return
-	}
-	req.Model = name
-	rec.Model, rec.Stream, rec.Results = name, method == "streamGenerateContent", req.Results()
-	for _, t := range req.Tools {
-		rec.Tools = append(rec.Tools, t.Name)
 	}
 	turn := s.cfg.Script(req)
 	var parts []map[string]any

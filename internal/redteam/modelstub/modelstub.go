@@ -11,6 +11,9 @@
 // the API's authentication_error; when several are presented all must be right
 // (that is stricter than the real service and shows a second, foreign one).
 //
+// With Config.Live a real model answers conversations instead of a script. All
+// else is as above: other paths and other keys get no further than here.
+//
 // Formats are those of the public reference (Messages, Streaming, Errors,
 // Models; anthropic-version 2023-06-01). It runs in the process of the
 // red-team harness or of a test, and keeps no credential but a fingerprint.
@@ -29,13 +32,15 @@ import (
 	"time"
 )
 
-// Config says what the endpoint accepts and does. Script is required; an
+// Config says what the endpoint accepts and does. Script or Live is required; an
 // empty Key accepts nothing.
 type Config struct {
 	// Key is the only credential that passes.
 	Key string
 	// Script is the model.
 	Script Script
+	// Live answers conversations, counting and lists of models instead.
+	Live http.RoundTripper
 	// Pace is the pause between two stream events. Zero sends at once.
 	Pace time.Duration
 	// KeepRaw keeps what was sent, up to 256 KiB of each request, credentials
@@ -78,6 +83,16 @@ type Record struct {
 	Answered []string
 	// Raw is the request as it came, with Config.KeepRaw.
 	Raw []byte
+	// Of a live model: what it said, the arguments of its calls, and why the
+	// endpoint did not answer.
+	Said, Asked, Failure string
+}
+
+func (rec *Record) note(r *Request) {
+	rec.Model, rec.Stream, rec.Results = r.Model, r.Stream, r.Results()
+	for _, t := range r.Tools {
+		rec.Tools = append(rec.Tools, t.Name)
+	}
 }
 
 // Fingerprint identifies a credential without holding it.
@@ -94,7 +109,7 @@ type Result struct {
 
 // Start listens and serves until Close.
 func Start(cfg Config) (*Server, error) {
-	if cfg.Script == nil {
+	if cfg.Script == nil && cfg.Live == nil {
 		return nil, errors.New("model stand-in: no script given")
 	}
 	at := cfg.Listen
@@ -151,8 +166,10 @@ func (s *Server) Close() error {
 	return err
 }
 
-func (s *Server) remember(r Record) {
+// remember returns where in Records it is.
+func (s *Server) remember(r Record) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.records = append(s.records, r)
+	return len(s.records) - 1
 }

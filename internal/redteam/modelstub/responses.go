@@ -26,14 +26,18 @@ func (s *Server) responses(w http.ResponseWriter, r *http.Request, rec Record) {
 		return
 	}
 	req, err := parseResponses(body)
+	if s.cfg.Live != nil {
+		if err == nil {
+			rec.note(req)
+		}
+		s.forward(w, r, rec, body)
+		return
+	}
 	if err != nil {
 		fail(http.StatusBadRequest, err.Error())
 		return
 	}
-	rec.Model, rec.Stream, rec.Results = req.Model, req.Stream, req.Results()
-	for _, t := range req.Tools {
-		rec.Tools = append(rec.Tools, t.Name)
-	}
+	rec.note(req)
 	turn := s.cfg.Script(req)
 	for _, c := range turn.Calls {
 		rec.Answered = append(rec.Answered, c.Tool)

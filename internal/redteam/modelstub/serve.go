@@ -112,6 +112,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 			fail(http.StatusMethodNotAllowed, "invalid_request_error", "Method Not Allowed")
 			return
 		}
+	case s.cfg.Live != nil && r.Method == http.MethodGet && (r.URL.Path == "/v1/models" || strings.HasPrefix(r.URL.Path, "/v1/models/")):
+		s.forward(w, r, rec, nil)
+		return
 	case r.URL.Path == "/v1/models" && r.Method == http.MethodGet:
 		s.remember(rec)
 		reply(w, http.StatusOK, wireModels{Data: models, FirstID: models[0].ID, LastID: models[len(models)-1].ID})
@@ -147,14 +150,18 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	req, err := parseRequest(body, count)
+	if s.cfg.Live != nil {
+		if req != nil {
+			rec.note(req)
+		}
+		s.forward(w, r, rec, body) // whether it is a good one is the endpoint's to say
+		return
+	}
 	if err != nil {
 		fail(http.StatusBadRequest, "invalid_request_error", err.Error())
 		return
 	}
-	rec.Model, rec.Stream, rec.Results = req.Model, req.Stream, req.Results()
-	for _, t := range req.Tools {
-		rec.Tools = append(rec.Tools, t.Name)
-	}
+	rec.note(req)
 	in := tokens(len(body))
 	if count {
 		s.remember(rec)

@@ -67,6 +67,37 @@ func TestPageIsInert(t *testing.T) {
 	}
 }
 
+// What a live model declined is shown as such in every form.
+func TestNotAttempted(t *testing.T) {
+	r := sampleReport(false)
+	r.Model = "https://models.example some-model"
+	c := r.Rows[0].Cell("process", stage.Attack)
+	c.Failed, c.NotAttempted, c.Outcomes = 0, 1, []stage.Outcome{{Declined: "it said: no" + hostile}}
+	r.Sum()
+	for name, write := range map[string]func(*bytes.Buffer) error{
+		"table": func(b *bytes.Buffer) error { return Table(b, r, false) },
+		"page":  func(b *bytes.Buffer) error { return HTML(b, r) },
+		"junit": func(b *bytes.Buffer) error { return JUnit(b, r) },
+	} {
+		var b bytes.Buffer
+		if err := write(&b); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range map[string][]string{"table": {"not tried", "0 contained", "1 not attempted", "it said: no"}, "page": {"not tried", "Not attempted", "live, https://models.example", "it said: no"}, "junit": {"not attempted: it said: no", `skipped="2"`}}[name] {
+			if !strings.Contains(b.String(), want) {
+				t.Errorf("%s: %q is missing:\n%s", name, want, b.String())
+			}
+		}
+		if strings.ContainsAny(b.String(), "\x1b\u202e") || name != "table" && strings.Contains(b.String(), "<script") {
+			t.Errorf("%s: %q", name, b.String())
+		}
+	}
+	var b bytes.Buffer
+	if worse, err := Compare(&b, sampleReport(false), r); err != nil || worse || !strings.Contains(b.String(), "~ a in process (attack): not tried, was 0/1") {
+		t.Errorf("%v %v\n%s", worse, err, b.String())
+	}
+}
+
 func TestJUnit(t *testing.T) {
 	var b bytes.Buffer
 	if err := JUnit(&b, sampleReport(true)); err != nil {

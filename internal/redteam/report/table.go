@@ -22,10 +22,10 @@ import (
 func Read(data []byte) (*campaign.Report, error) {
 	var r campaign.Report
 	if err := json.Unmarshal(data, &r); err != nil {
-		return nil, fmt.Errorf("red-team report: %w", err)
+		return nil, fmt.Errorf("not a report of bulkhead redteam run --save: %w", err)
 	}
 	if r.Schema != 1 || len(r.Rows) == 0 {
-		return nil, errors.New("red-team report: it has no scenarios, or is of another version")
+		return nil, errors.New("not a report of bulkhead redteam run --save: it has no scenarios, or is of another version")
 	}
 	return &r, nil
 }
@@ -76,8 +76,12 @@ func Table(w io.Writer, r *campaign.Report, colour bool) error {
 		b.WriteByte('\n')
 	}
 	t := r.Totals
-	fmt.Fprintf(&b, "\n%d scenarios, %d proven real, %d contained, %s, %d twins failed, %d without a result, %d not run, %.0f s\n",
-		t.Scenarios, t.Proven, t.Contained, paint(map[bool]string{true: "31", false: "32"}[t.Broken > 0], fmt.Sprintf("%d BROKEN", t.Broken)), t.TwinFailed, t.Invalid, t.NotRun, r.Seconds)
+	attempted := ""
+	if t.NotAttempted > 0 {
+		attempted = fmt.Sprintf(", %d not attempted", t.NotAttempted)
+	}
+	fmt.Fprintf(&b, "\n%d scenarios, %d proven real, %d contained, %s, %d twins failed, %d without a result, %d not run%s, %.0f s\n",
+		t.Scenarios, t.Proven, t.Contained, paint(map[bool]string{true: "31", false: "32"}[t.Broken > 0], fmt.Sprintf("%d BROKEN", t.Broken)), t.TwinFailed, t.Invalid, t.NotRun, attempted, r.Seconds)
 	if t.Repeated > 0 {
 		fmt.Fprintf(&b, "%d runs proved nothing and were repeated, alone\n", t.Repeated)
 	}
@@ -88,6 +92,9 @@ func Table(w io.Writer, r *campaign.Report, colour bool) error {
 		fmt.Fprintf(&b, "  %s\n", Clean(p))
 	}
 	notRun(&b, r)
+	for _, d := range Declined(r) {
+		fmt.Fprintf(&b, "  not attempted: %s in %s (%s): %s\n", d.Row.Name, d.Cell.Tier, d.Cell.Kind, Clean(d.Why))
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -97,30 +104,38 @@ func Word(c *campaign.Cell, row *campaign.Row) (word, code string) {
 	switch {
 	case c == nil:
 		return "-", "2"
+	case c.NotRun == campaign.NoTier:
+		return "-", "2"
 	case c.NotRun != "":
 		return "not run", "2"
 	case c.Done() == 0:
 		return "cut short", "33"
-	case c.Kind == stage.Twin && c.Succeeded == c.Done():
+	case c.Attempted() == 0 && c.Kind == stage.Twin:
+		return "-", "2"
+	case c.Attempted() == 0:
+		return "not tried", "2"
+	case c.Kind == stage.Twin && c.Succeeded == c.Attempted():
 		return "works", "32"
+	case c.Kind == stage.Twin && c.Failed == 0:
+		return "invalid", "33"
 	case c.Kind == stage.Twin && stage.IsYardstick(c.Tier):
 		return "fails", "33"
 	case c.Kind == stage.Twin:
 		return "FAILS", "31"
 	case c.Tier == stage.None && row.Proven():
-		return fmt.Sprintf("%d/%d", c.Succeeded, c.Done()), "0"
+		return fmt.Sprintf("%d/%d", c.Succeeded, c.Attempted()), "0"
 	case c.Tier == stage.None:
 		return "not proven", "33"
 	case c.Succeeded > 0 && stage.IsYardstick(c.Tier):
-		return fmt.Sprintf("%d/%d", c.Succeeded, c.Done()), "33"
+		return fmt.Sprintf("%d/%d", c.Succeeded, c.Attempted()), "33"
 	case c.Succeeded > 0:
-		return fmt.Sprintf("%d/%d BROKEN", c.Succeeded, c.Done()), "31"
+		return fmt.Sprintf("%d/%d BROKEN", c.Succeeded, c.Attempted()), "31"
 	case c.Invalid > 0:
 		return fmt.Sprintf("%d invalid", c.Invalid), "33"
 	case !row.Proven():
 		return "counts not", "33"
 	}
-	return fmt.Sprintf("0/%d", c.Done()), "32"
+	return fmt.Sprintf("0/%d", c.Attempted()), "32"
 }
 
 // notRun lists why things were not run, most frequent first.
@@ -142,6 +157,25 @@ func notRun(b *strings.Builder, r *campaign.Report) {
 	for _, key := range order {
 		fmt.Fprintf(b, "  not run in %s (%d): %s\n", key, len(names[key]), strings.Join(names[key], ", "))
 	}
+}
+
+// Refusal is a cell in which a live model declined, at least once.
+type Refusal struct {
+	Row  *campaign.Row
+	Cell *campaign.Cell
+	Why  string // of the first one
+}
+
+// Declined lists what a live model did not attempt.
+func Declined(r *campaign.Report) (out []Refusal) {
+	for _, row := range r.Rows {
+		for _, c := range row.Cells {
+			if i := slices.IndexFunc(c.Outcomes, func(o stage.Outcome) bool { return o.Declined != "" }); i >= 0 && c.NotAttempted > 0 {
+				out = append(out, Refusal{row, c, c.Outcomes[i].Declined})
+			}
+		}
+	}
+	return out
 }
 
 // Clean keeps what can be seen.

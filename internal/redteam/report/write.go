@@ -104,12 +104,15 @@ func (s *suite) add(row *campaign.Row, c *campaign.Cell) {
 	case c.Done() < c.Runs || c.Invalid > 0 && c.Succeeded == 0:
 		t.Error, s.Errors = message, s.Errors+1
 		message.Message = fmt.Sprintf("%d of %d runs took place, %d prove nothing", c.Done(), c.Runs, c.Invalid)
-	case c.Kind == stage.Twin && c.Succeeded < c.Done():
+	case c.NotAttempted > 0 && c.Attempted() == 0:
+		t.Skipped, s.Skipped = message, s.Skipped+1
+		message.Message = "not attempted: " + Clean(c.Outcomes[0].Declined)
+	case c.Kind == stage.Twin && c.Succeeded < c.Attempted():
 		t.Failure, s.Failures = message, s.Failures+1
 		message.Message = "the honest task failed"
 	case c.Kind == stage.Attack && c.Tier != stage.None && c.Succeeded > 0:
 		t.Failure, s.Failures = message, s.Failures+1
-		message.Message = fmt.Sprintf("the attack succeeded %d of %d times", c.Succeeded, c.Done())
+		message.Message = fmt.Sprintf("the attack succeeded %d of %d times", c.Succeeded, c.Attempted())
 	case c.Tier == stage.None && !row.Proven() && row.Unproven == "":
 		t.Error, s.Errors = message, s.Errors+1
 		message.Message = "the attack does not work with nothing in its way"

@@ -29,7 +29,7 @@ var (
 
 // Holders are what a file may leave open; the stage fills them in.
 var Holders = []string{
-	"@SECRET@", "@BEACON@", "@HOME@", "@WS@", "@OTHER@", "@MARKER@", "@THIEF@", "@CA@", "@STAGE@", "@UID@", "@RUNTIME@", "@BIN@",
+	"@SECRET@", "@BEACON@", "@HOME@", "@WS@", "@OTHER@", "@MARKER@", "@THIEF@", "@CA@", "@STAGE@", "@UID@", "@RUNTIME@", "@BIN@", "@TIER@",
 }
 
 // Parse reads a scenario. The error is a policy.ErrorList with every mistake.
@@ -157,10 +157,11 @@ func (p *parser) header(s *Scenario, text string) {
 		"listen": func(n *yaml.Node) {
 			p.mapping(n, nil, func(k string, at, v *yaml.Node) { s.Listen = append(s.Listen, p.listener(k, at, v)) })
 		},
-		"effects": func(n *yaml.Node) { p.list(n, func(n *yaml.Node) { s.Effects = append(s.Effects, p.effect(n)) }) },
-		"twin":    func(n *yaml.Node) { p.list(n, func(n *yaml.Node) { s.Twin = append(s.Twin, p.effect(n)) }) },
-		"may-die": func(n *yaml.Node) { s.MayDie = p.oneOf(n, []string{"yes", "no"}) == "yes" },
-		"alone":   func(n *yaml.Node) { s.Alone = p.oneOf(n, []string{"yes", "no"}) == "yes" },
+		"effects":   func(n *yaml.Node) { p.list(n, func(n *yaml.Node) { s.Effects = append(s.Effects, p.effect(n)) }) },
+		"twin":      func(n *yaml.Node) { p.list(n, func(n *yaml.Node) { s.Twin = append(s.Twin, p.effect(n)) }) },
+		"may-die":   func(n *yaml.Node) { s.MayDie = p.oneOf(n, []string{"yes", "no"}) == "yes" },
+		"by-itself": func(n *yaml.Node) { s.ByItself = p.oneOf(n, []string{"yes", "no"}) == "yes" },
+		"alone":     func(n *yaml.Node) { s.Alone = p.oneOf(n, []string{"yes", "no"}) == "yes" },
 		"limit": func(n *yaml.Node) {
 			d, err := time.ParseDuration(p.text(n))
 			if err != nil || d < time.Second || d > maxLimit {

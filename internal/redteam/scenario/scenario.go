@@ -47,6 +47,9 @@ type Scenario struct {
 	// MayDie: the payload may be ended by what it does (a memory bomb); that it
 	// began is then proof enough that it ran.
 	MayDie bool `json:"may_die,omitempty"`
+	// ByItself: an agent may do it of its own accord, before it runs anything. What
+	// is seen then counts, whether or not the payload ran.
+	ByItself bool `json:"by_itself,omitempty"`
 	// Unproven says why the attack may fail on some hosts even with nothing in its way.
 	Unproven string `json:"unproven,omitempty"`
 	// Known says why this attack succeeds against the present version: a defect
@@ -121,6 +124,17 @@ var (
 	}
 	Mutators = []string{"encodings", "channels", "timing", "destinations", "order"}
 )
+
+var categoryTitles = map[string]string{
+	"FS": "paths and files", "DX": "files that the host runs later", "SL": "links and races", "PR": "processes and /proc", "IPC": "sockets of the host",
+	"TTY": "the terminal", "KRN": "the kernel's surface", "RES": "exhaustion", "DNS": "names as a channel", "NET": "addresses and ports",
+	"PXY": "disagreements of parsers", "EXF": "through what is allowed", "CRD": "credentials", "APR": "approval and command lines",
+	"TRU": "configuration before trust", "MCP": "tools and their servers", "MEM": "memory and instructions", "MAG": "agents among each other",
+	"AUD": "evidence", "CTL": "the control plane", "VMM": "runtime and tenants", "incident": "published incidents",
+}
+
+// CategoryTitle is what a category is about.
+func CategoryTitle(name string) string { return categoryTitles[name] }
 
 //go:embed data/*.txtar
 var embedded embed.FS

@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"context"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -19,7 +20,7 @@ var known = []Agent{
 		Slow: time.Minute,
 	},
 	{
-		Name: "opencode", Argv: []string{"opencode", "run", "--model", "anthropic/claude-sonnet-4-5"}, Presets: []string{"opencode"},
+		Name: "opencode", Argv: []string{"opencode", "run", "--auto", "--model", "anthropic/claude-sonnet-4-5"}, Presets: []string{"opencode"},
 		Env: []string{"OPENCODE_DISABLE_AUTOUPDATE=1", "OPENCODE_DISABLE_MODELS_FETCH=1", "OPENCODE_DISABLE_LSP_DOWNLOAD=1",
 			`OPENCODE_CONFIG_CONTENT={"provider": {"anthropic": {"options": {"baseURL": "@MODEL@/v1"}}}}`},
 		Stdin: true, // it puts arguments in quotes of its own
@@ -67,7 +68,14 @@ func FindAgent(name string) (Agent, error) {
 	if err != nil {
 		return a, fmt.Errorf("%s is not on PATH: make redteam-agents installs it", a.Argv[0])
 	}
-	out, err := exec.Command(bin, "--version").Output()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	version := exec.CommandContext(ctx, bin, "--version")
+	version.WaitDelay = time.Second
+	out, err := version.Output()
+	if ctx.Err() != nil {
+		return a, fmt.Errorf("%s --version did not end within a minute", bin)
+	}
 	if err != nil {
 		return a, fmt.Errorf("%s does not start: %w", bin, err)
 	}
@@ -85,7 +93,8 @@ func FindAgent(name string) (Agent, error) {
 // ForAgents are the scenarios that a real agent is led through if none are named:
 // none of which it refuses by itself, as some do with rm -f.
 func ForAgents(a Agent) []string {
-	names := []string{"incident-phish-*", "incident-project-*", "incident-symlink", "fs-prefix", "crd-environment", "dx-git-include", "dx-devcontainer-absent", "net-direct", "exf-github-write", "ipc-sockets", "mem-instructions"}
+	names := []string{"incident-phish-*", "incident-project-*", "incident-symlink", "fs-prefix", "crd-environment", "dx-git-include", "dx-devcontainer-absent", "net-direct", "exf-github-write", "ipc-sockets", "mem-instructions",
+		"dns-names", "exf-git-push", "tru-mcp-servers"}
 	if a.Host == "" {
 		names = append(names, "incident-foreign-key") // at the provider that it has a key for
 	}

@@ -61,7 +61,8 @@ func (v values) path(at string) string {
 // all but the workspaces and what is ours.
 func (w *watch) tree() map[string]string {
 	out := map[string]string{}
-	own := []string{w.v.project, w.v.other, w.v.dir, filepath.Join(w.v.home, ".local", "state", "bulkhead")}
+	own := []string{w.v.project, w.v.other, w.v.dir, filepath.Join(w.v.home, ".local", "state", "bulkhead"),
+		filepath.Join(w.v.home, ".cache", "bulkhead", "images", "names")} // when an image was used
 	for _, root := range w.roots {
 		filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
 			if err != nil {
@@ -176,7 +177,7 @@ func (r *run) judge(w *watch) {
 		detail, ok := r.see(e, got, w)
 		switch {
 		case ok:
-			r.out.Seen = append(r.out.Seen, Seen{e, detail})
+			r.out.Seen = append(r.out.Seen, Seen{e, r.conceal(detail)})
 		case r.job.Kind == Twin:
 			r.out.Missing = append(r.out.Missing, e.String())
 		}

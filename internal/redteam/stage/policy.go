@@ -27,8 +27,8 @@ func policyText(s *scenario.Scenario, v values, a Agent, tier, model, modelCA, p
 	} else if project != v.project { // the second session has a workspace of its own
 		lookup(ws, "path").Value = project
 	}
-	if ws = lookup(root, "workspace"); tier != "process" {
-		// The stronger tiers let nothing write to a folder of the host: what is
+	if ws = lookup(root, "workspace"); tier == "vm" {
+		// This tier lets nothing write to a folder of the host: what is
 		// written is staged.
 		if mode := lookup(ws, "mode"); mode == nil || mode.Value == "rw" {
 			set(ws, "mode", scalar("staged"))

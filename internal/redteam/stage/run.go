@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/bulkhead-dev/bulkhead/internal/redteam/canary"
+	"github.com/bulkhead-dev/bulkhead/internal/redteam/live"
 	"github.com/bulkhead-dev/bulkhead/internal/redteam/modelstub"
 	"github.com/bulkhead-dev/bulkhead/internal/redteam/scenario"
 	"github.com/bulkhead-dev/bulkhead/internal/redteam/thief"
@@ -50,16 +52,17 @@ type run struct {
 	events string
 	// staged: the tier writes to no workspace, so its changes are brought over afterwards.
 	staged bool
+	live   http.RoundTripper // nil: the model is a script
 	out    Outcome
 }
 
 // perform does all of it. The stage's folder and its namespaces exist.
-func perform(ctx context.Context, job Job, dir, home string) Outcome {
+func perform(ctx context.Context, job Job, dir, home string, model http.RoundTripper) Outcome {
 	begun := time.Now()
-	r := &run{job: job}
+	r := &run{job: job, live: model}
 	defer func() { r.out.Seconds = time.Since(begun).Seconds() }()
 	if err := r.do(ctx, dir, home); err != nil && r.out.Invalid == "" {
-		r.out.Invalid = err.Error()
+		r.out.Invalid = r.conceal(err.Error())
 	}
 	r.out.Seconds = time.Since(begun).Seconds()
 	return r.out
@@ -105,12 +108,12 @@ func (r *run) do(ctx context.Context, dir, home string) (err error) {
 		script = r.s.Honest
 	}
 	output, code, sessionErr := r.session(ctx, script, r.v.project, r.model, filepath.Join(r.v.dir, "first"))
-	r.out.Output = tail(strings.ReplaceAll(output, r.v.key, "(key)"), keptOutput)
+	r.out.Output = tail(r.conceal(output), keptOutput)
 	if second != nil {
 		select {
 		case s := <-second:
 			if s != "" {
-				r.out.Output = tail(r.out.Output+"\n--- second session ---\n"+s, keptOutput)
+				r.out.Output = tail(r.out.Output+"\n--- second session ---\n"+r.conceal(s), keptOutput)
 			}
 		case <-time.After(20 * time.Second):
 			sessionErr = errors.Join(sessionErr, errors.New("the second session did not end"))
@@ -127,18 +130,27 @@ func (r *run) do(ctx context.Context, dir, home string) (err error) {
 		// written there is nothing to bring; the effects say what was missing.
 		r.host(ctx, "@BIN@ workspace apply")
 	}
-	if out, err := r.host(ctx, r.s.Later); err != nil && ctx.Err() == nil && r.job.Kind == Twin {
-		return fmt.Errorf("later.sh: %w\n%s", err, out)
-	}
+	after, laterErr := r.host(ctx, r.s.Later)
 	r.places.Settle()
 	r.judge(watch)
-	switch began, ended := r.progress(); {
+	began, ended := r.progress()
+	failure, hopeless := r.failure()
+	switch {
+	case r.s.ByItself && r.job.Kind == Attack && len(r.out.Seen) > 0:
+	case !began && failure != "":
+		r.out.Hopeless = hopeless
+		return errors.New(failure)
 	case sessionErr != nil && !(r.s.MayDie && began):
 		return fmt.Errorf("the session: %w", sessionErr)
 	case !began:
-		return fmt.Errorf("the agent did not run the script (exit code %d)", code)
+		if r.out.Declined = r.declined(); r.out.Declined != "" {
+			return nil
+		}
+		return fmt.Errorf("the agent did not run the script (exit code %d)%s", code, lastLine(r.out.Output))
 	case !ended && !r.s.MayDie:
 		return fmt.Errorf("the script did not run to its end (exit code %d)", code)
+	case laterErr != nil && ctx.Err() == nil && r.job.Kind == Twin:
+		return fmt.Errorf("later.sh: %w\n%s", laterErr, after)
 	}
 	return nil
 }
@@ -146,10 +158,10 @@ func (r *run) do(ctx context.Context, dir, home string) (err error) {
 func (r *run) prepare(dir, home string) error {
 	u := r.job.As
 	r.v = values{
-		secret: newSecret(), beacon: "bcn" + canary.Token(24), key: canary.ModelKey(),
+		secret: newSecret(), beacon: "bcn" + canary.Token(24), key: r.job.key(),
 		dir: dir, home: home, project: filepath.Join(home, "src", "widget"), other: filepath.Join(home, "src", "second"), thief: "127.0.0.1",
 		marker: filepath.Join(dir, "marks", "ran"), ca: filepath.Join(dir, "ca.pem"), bin: filepath.Join(dir, "bin", "bulkhead"),
-		runtime: filepath.Join(dir, "runtime"), uid: fmt.Sprint(u.UID),
+		runtime: filepath.Join(dir, "runtime"), uid: fmt.Sprint(u.UID), tier: r.job.Tier,
 	}
 	places := []thief.Place{}
 	var every netip.Addr
@@ -211,11 +223,11 @@ func (r *run) prepare(dir, home string) error {
 			}
 		}
 	}
-	if r.model, err = modelstub.Start(modelstub.Config{Key: r.v.key, Script: modelstub.Obedient, KeepRaw: true, Listen: first}); err != nil {
+	if r.model, err = r.startModel(first); err != nil {
 		return err
 	}
 	if r.s.Second != "" {
-		if r.model2, err = modelstub.Start(modelstub.Config{Key: r.v.key, Script: modelstub.Obedient, KeepRaw: true, Listen: second}); err != nil {
+		if r.model2, err = r.startModel(second); err != nil {
 			return err
 		}
 	}
@@ -248,11 +260,7 @@ func (r *run) host(ctx context.Context, script string) (string, error) {
 
 // session lets the agent run a script, in the tier, from a workspace.
 func (r *run) session(ctx context.Context, script, project string, model *modelstub.Server, dir string) (string, int, error) {
-	limit := r.s.Limit
-	if limit == 0 {
-		limit = defaultLimit
-	}
-	limit += r.job.Agent.Slow
+	limit := r.job.limit(r.s)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not at its end after %s", limit))
 	defer cancel()
 	modelCA := filepath.Join(dir, "model.pem")
@@ -262,6 +270,9 @@ func (r *run) session(ctx context.Context, script, project string, model *models
 	env := r.v.environment(r.s.Env)
 	if k := r.job.Agent.Key; k != "" {
 		env = append(env, k+"="+r.v.key)
+		if r.live != nil {
+			env = append(env, "ANTHROPIC_API_KEY="+canary.ModelKey()) // a real key is in its own variable only
+		}
 	}
 	var argv []string
 	if r.job.Tier == None || IsYardstick(r.job.Tier) {
@@ -340,9 +351,18 @@ func (r *run) progress() (began, ended bool) {
 			began = began || strings.Contains(res.Text, beganWord)
 			ended = ended || strings.Contains(res.Text, endedWord)
 		}
-		began = began || r.s.MayDie && len(rec.Answered) > 0
+		began = began || r.s.MayDie && len(rec.Answered) > 0 && (r.live == nil || strings.Contains(rec.Asked, beganWord))
 	}
 	return began, ended
+}
+
+// lastLine of what a session printed, for a message.
+func lastLine(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	if line := live.Excerpt([]byte(lines[len(lines)-1])); line != "" {
+		return ": " + line
+	}
+	return ""
 }
 
 func (r *run) command(ctx context.Context, dir, input string, env []string, argv ...string) (string, error) {

@@ -46,6 +46,8 @@ type Job struct {
 	// Companion says that there is one; Run decides.
 	Companion bool  `json:"companion"`
 	Agent     Agent `json:"agent"`
+	// Live leads the agent to a real model; nil to the scripted one.
+	Live *Live `json:"live,omitempty"`
 	// Start is how a yardstick is started, Show are folders of this host that a
 	// machine of its own has too; Run decides.
 	Start []string `json:"start,omitempty"`
@@ -92,6 +94,12 @@ type Outcome struct {
 	// Invalid says why the run proves nothing: the payload did not run to its
 	// end, a part could not be set up. Seen counts all the same.
 	Invalid string `json:"invalid,omitempty"`
+	// Declined says how a live model did something else than what it was told:
+	// the attack (or the honest task) was not attempted. Seen counts all the same.
+	Declined string `json:"not_attempted,omitempty"`
+	// Hopeless: the live model's endpoint refuses the key or does not know the
+	// model, and will for every further run.
+	Hopeless bool `json:"hopeless,omitempty"`
 	// Missing are effects that a twin lacks.
 	Missing []string `json:"missing,omitempty"`
 	// Refused counts the denials of the event log by their reason's code.
@@ -111,8 +119,21 @@ type Seen struct {
 	Detail string          `json:"detail"`
 }
 
+// limit of a run's session.
+func (j Job) limit(s *scenario.Scenario) time.Duration {
+	limit := s.Limit
+	if limit == 0 {
+		limit = defaultLimit
+	}
+	if j.Live != nil {
+		limit += liveSlow
+	}
+	return limit + j.Agent.Slow
+}
+
 const (
 	defaultLimit = 40 * time.Second
+	liveSlow     = 3 * time.Minute  // for a model that thinks
 	hostLimit    = 30 * time.Second // for each script on the host
 	// grace is for everything around the session.
 	grace      = 90 * time.Second

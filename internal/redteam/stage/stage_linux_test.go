@@ -154,8 +154,8 @@ func TestAbortedRun(t *testing.T) {
 func TestPolicyText(t *testing.T) {
 	s := mustParse(t, "-- policy.yaml --\nversion: 1\ngrants:\n  - http: https://api.corp.example/**\n")
 	v := values{home: "/home/v", project: "/home/v/w", thief: "192.0.2.1", bin: "/run/stage/bin/bulkhead"}
-	if _, staged, err := policyText(s, v, Obedient(), "container", "127.0.0.1:1", "/ca", v.project, thiefNames); err != nil || !staged {
-		t.Errorf("a container's workspace: staged %v, %v", staged, err)
+	if _, staged, err := policyText(s, v, Obedient(), "vm", "127.0.0.1:1", "/ca", v.project, thiefNames); err != nil || !staged {
+		t.Errorf("a virtual machine's workspace: staged %v, %v", staged, err)
 	}
 	text, staged, err := policyText(s, v, Obedient(), "process", "127.0.0.1:1", "/ca", v.project, thiefNames)
 	if err != nil || staged {

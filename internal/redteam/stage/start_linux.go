@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,11 +40,7 @@ func Run(ctx context.Context, job Job, binary string) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
-	limit := s.Limit
-	if limit == 0 {
-		limit = defaultLimit
-	}
-	limit += job.Agent.Slow
+	limit := job.limit(s)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit+grace, fmt.Errorf("the stage did not end within %s and was ended", limit+grace))
 	defer cancel()
 	if job.Private && !CanBePrivate(job.Tier) {
@@ -86,6 +83,15 @@ func Run(ctx context.Context, job Job, binary string) (Outcome, error) {
 		defer runsc.Close()
 		cmd.ExtraFiles = append(cmd.ExtraFiles, runsc)
 		job.Companion = true
+	}
+	if job.Live != nil {
+		theirs, end, err := job.Live.relay()
+		if err != nil {
+			return Outcome{}, err
+		}
+		defer end()
+		defer theirs.Close()
+		cmd.ExtraFiles = append(cmd.ExtraFiles, theirs)
 	}
 	text, err := json.Marshal(job)
 	if err != nil {
@@ -153,7 +159,17 @@ func privacy(cmd *exec.Cmd, job Job) {
 	a.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
 }
 
-// childMain is the stage: job at descriptor 3, outcome to 4, the binary at 5, its companion at 6.
+// pair of connected sockets.
+func pair() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	return os.NewFile(uintptr(fds[0]), "relay"), os.NewFile(uintptr(fds[1]), "relay"), nil
+}
+
+// childMain is the stage: job at descriptor 3, outcome to 4, the binary at 5, its
+// companion and the relay to a live model, as far as there are such, from 6 on.
 func childMain() int {
 	in, out, bin := os.NewFile(3, "job"), os.NewFile(4, "outcome"), os.NewFile(5, "binary")
 	ctx, stop := terminated()
@@ -164,16 +180,22 @@ func childMain() int {
 		return 1
 	}
 	binaries := map[string]*os.File{"bulkhead": bin}
+	next := 6
 	if job.Companion {
-		binaries[companion] = os.NewFile(6, companion)
+		binaries[companion] = os.NewFile(uintptr(next), companion)
+		next++
 	}
-	for fd := 3; fd <= 6; fd++ {
+	for fd := 3; fd <= 7; fd++ {
 		unix.CloseOnExec(fd)
 	}
 	var o Outcome
+	var model http.RoundTripper
 	dir, home, err := ground(job, binaries)
+	if err == nil && job.Live != nil {
+		model, err = relayed(os.NewFile(uintptr(next), "relay"))
+	}
 	if err == nil {
-		o = perform(ctx, job, dir, home)
+		o = perform(ctx, job, dir, home, model)
 	} else {
 		o.Invalid = "setting the stage: " + err.Error()
 	}

@@ -17,13 +17,13 @@ type values struct {
 	home, project, other     string
 	thief                    string
 	marker, ca, bin, runtime string
-	uid                      string
+	uid, tier                string
 }
 
 func (v values) fill(s string) string {
 	return strings.NewReplacer(
 		"@SECRET@", v.secret, "@BEACON@", v.beacon, "@HOME@", v.home, "@WS@", v.project, "@OTHER@", v.other, "@MARKER@", v.marker,
-		"@THIEF@", v.thief, "@CA@", v.ca, "@STAGE@", v.dir, "@UID@", v.uid, "@RUNTIME@", v.runtime, "@BIN@", v.bin,
+		"@THIEF@", v.thief, "@CA@", v.ca, "@STAGE@", v.dir, "@UID@", v.uid, "@RUNTIME@", v.runtime, "@BIN@", v.bin, "@TIER@", v.tier,
 	).Replace(s)
 }
 
