@@ -114,13 +114,19 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 	return fmt.Errorf("there is no command %q\n%s", args[0], next)
 }
 
+// ownWords is what a command says itself about its arguments.
+type ownWords string
+
+func (w ownWords) Error() string { return string(w) }
+
 // teachArgs has every command that is called with too few or too many words say
 // how it is called.
 func teachArgs(c *cobra.Command) {
 	if check := c.Args; check != nil {
 		c.Args = func(cmd *cobra.Command, args []string) error {
-			if check(cmd, args) == nil {
-				return nil
+			err := check(cmd, args)
+			if err == nil || errors.As(err, new(ownWords)) {
+				return err
 			}
 			return fmt.Errorf("%s: wrong number of arguments (%d)\nwrite: %s\nsee: %s --help",
 				strings.TrimPrefix(cmd.CommandPath(), "bulkhead "), len(args), strings.TrimSuffix(cmd.UseLine(), " [flags]"), cmd.CommandPath())

@@ -446,9 +446,9 @@ func redteamReport() *cobra.Command {
 			case other == "" && len(args) == 1, other != "" && len(args) == 1:
 				return nil
 			case other != "":
-				return errors.New("give two reports: bulkhead redteam report --compare BEFORE AFTER")
+				return ownWords("give two reports: bulkhead redteam report --compare BEFORE AFTER")
 			}
-			return errors.New("give one report, as --save wrote it (or two: --compare BEFORE AFTER)")
+			return ownWords("give one report, as --save wrote it (or two: --compare BEFORE AFTER)")
 		},
 		Example: `  bulkhead redteam report run.json --html run.html
   bulkhead redteam report --compare before.json after.json`,

@@ -123,7 +123,7 @@ func (s *session) watchDisk(ctx context.Context, l policy.Limits) {
 		disk, inodes := l.Disk.Value, l.Inodes.Value
 		switch {
 		case disk > 0 && u.Bytes > disk:
-			s.reach(&limitReached{"disk", fmt.Sprintf("%d MiB are kept, and %d are allowed", u.Bytes>>20, disk>>20), l.Disk.Pos})
+			s.reach(&limitReached{"disk", fmt.Sprintf("%d MiB are kept, and %d are allowed", (u.Bytes+1<<20-1)>>20, disk>>20), l.Disk.Pos})
 			return
 		case inodes > 0 && u.Inodes > inodes:
 			s.reach(&limitReached{"inodes", fmt.Sprintf("more than %d files and folders are kept", inodes), l.Inodes.Pos})

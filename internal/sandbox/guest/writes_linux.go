@@ -96,26 +96,16 @@ type host struct {
 	mu      sync.Mutex
 	next    uint32
 	waiting map[uint32]chan kept
-	denied  chan report
 }
 
 func newHost(tell func(report, ...*os.File), opened func(string)) *host {
-	h := &host{tell: tell, openedAt: opened, waiting: map[uint32]chan kept{}, denied: make(chan report, 256)}
-	go func() {
-		for r := range h.denied {
-			h.tell(r)
-		}
-	}()
-	return h
+	return &host{tell: tell, openedAt: opened, waiting: map[uint32]chan kept{}}
 }
 
-// Refused implements guard.Host. What comes faster than it can be told is not
-// told: the refusal itself does not depend on it.
+// Refused implements guard.Host. It is told before the caller hears of it, and so
+// before the session can end.
 func (h *host) Refused(r guard.Refusal) {
-	select {
-	case h.denied <- report{Kind: kindDenied, Path: guard.Bytes(r.Path), Op: r.Op, Error: r.Reason}:
-	default:
-	}
+	h.tell(report{Kind: kindDenied, Path: guard.Bytes(r.Path), Op: r.Op, Error: r.Reason})
 }
 
 // Keep implements guard.Host.

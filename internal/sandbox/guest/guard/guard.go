@@ -90,7 +90,7 @@ type Spool struct {
 
 // Host is what the guard needs of the world outside. Safe for concurrent use.
 type Host interface {
-	// Refused reports a refusal. It does not wait.
+	// Refused reports a refusal, and returns when that is on its way.
 	Refused(Refusal)
 	// Keep has a version made of what is at a path, which is about to change, or
 	// with tree of a folder and all in it, and returns when that is safe. again
