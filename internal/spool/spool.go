@@ -12,6 +12,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"io"
+	"sync"
 )
 
 // Record is a regular file before its change.
@@ -49,7 +50,8 @@ const (
 	atReserve = 52 // 0
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// castagnoli is made when it is needed: every process of Bulkhead has this package.
+var castagnoli = sync.OnceValue(func() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) })
 
 // ErrBad says that bytes are no record.
 var ErrBad = errors.New("no record of a file")
@@ -77,7 +79,7 @@ func Begin(b []byte, r *Record) []byte {
 // End makes a record whole to which a content of that many bytes was appended.
 func End(b []byte, content int) {
 	binary.LittleEndian.PutUint32(b[atContent:], uint32(content))
-	binary.LittleEndian.PutUint32(b[atSum:], crc32.Checksum(b[atPath:], castagnoli))
+	binary.LittleEndian.PutUint32(b[atSum:], crc32.Checksum(b[atPath:], castagnoli()))
 }
 
 // Parse reads the record at the beginning of b and says how long it is. The
@@ -96,7 +98,7 @@ func Parse(b []byte) (r Record, n int, err error) {
 	if len(b) < n {
 		return r, 0, io.ErrUnexpectedEOF
 	}
-	if crc32.Checksum(b[atPath:n], castagnoli) != le.Uint32(b[atSum:]) {
+	if crc32.Checksum(b[atPath:n], castagnoli()) != le.Uint32(b[atSum:]) {
 		return r, 0, ErrBad
 	}
 	r = Record{

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/bulkhead-dev/bulkhead/internal/redteam/campaign"
 	"github.com/bulkhead-dev/bulkhead/internal/redteam/scenario"
@@ -28,7 +29,7 @@ func HTML(w io.Writer, r *campaign.Report) error {
 		p.Groups[i].Rows = append(p.Groups[i].Rows, row)
 	}
 	p.NotRun = reasons(r)
-	return page.Execute(w, p)
+	return page().Execute(w, p)
 }
 
 type view struct {
@@ -108,7 +109,12 @@ func reasons(r *campaign.Report) (out []reason) {
 //go:embed page.html
 var pageText string
 
-var page = template.Must(template.New("page").Funcs(template.FuncMap{
+// page is read when it is needed: this is a part of every process of Bulkhead's.
+var page = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("page").Funcs(functions).Parse(pageText))
+})
+
+var functions = template.FuncMap{
 	"word": func(c *campaign.Cell, row *campaign.Row) string { s, _ := Word(c, row); return s },
 	"class": func(c *campaign.Cell, row *campaign.Row) string {
 		_, code := Word(c, row)
@@ -123,7 +129,7 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"first":  func(o []stage.Outcome) []stage.Outcome { return o[:min(len(o), 3)] },
 	"rest":   func(o []stage.Outcome) int { return max(len(o)-3, 0) },
 	"noTier": func(c *campaign.Cell) bool { return c.NotRun == campaign.NoTier },
-}).Parse(pageText))
+}
 
 // told says in words what a cell shows.
 func told(c *campaign.Cell) string {
