@@ -249,10 +249,7 @@ func (g *Guard) answer(n *notification, umask *int) {
 }
 
 // reply ends a call, on a thread that no signal reaches. What fails because the
-// caller is gone needs no answer. The guard lets its own copy of a descriptor go
-// before the caller goes on: else the caller could close its file and find it
-// still open, as a reader of a FIFO or in ETXTBSY. No signal ends the call in
-// between (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV).
+// caller is gone needs no answer.
 func (g *Guard) reply(id uint64, v verdict) {
 	r := response{id: id, errno: -int32(v.errno)}
 	switch {
@@ -260,14 +257,30 @@ func (g *Guard) reply(id uint64, v verdict) {
 		r = response{id: id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
 	case v.fd >= 0:
 		a := addFD{id: id, src: uint32(v.fd), newFlags: uint32(v.flags & unix.O_CLOEXEC)}
+		if !lingers(v.fd) {
+			a.flags = unix.SECCOMP_ADDFD_FLAG_SEND
+		}
 		fd, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(g.listener), unix.SECCOMP_IOCTL_NOTIF_ADDFD, uintptr(unsafe.Pointer(&a)))
 		unix.Close(v.fd)
+		if errno == unix.ENOENT || errno == 0 && a.flags != 0 {
+			return
+		}
 		r.val = int64(fd)
 		if errno != 0 { // the caller has no room for a descriptor
 			r = response{id: id, errno: -int32(errno)}
 		}
 	}
 	_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(g.listener), unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&r)))
+}
+
+// lingers says of what kind a caller could notice that the guard has a copy open for a
+// moment longer: of a FIFO it would be the reader that is not there, and what can be
+// executed would be busy (ETXTBSY). That copy goes before the caller goes on, which costs
+// two more switches. No signal ends the call in between
+// (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV).
+func lingers(fd int) bool {
+	var st unix.Stat_t
+	return unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o111 != 0
 }
 
 // alive reports whether the call still waits: what was learnt from its process
