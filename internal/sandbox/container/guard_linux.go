@@ -13,7 +13,6 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/childproc"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/frame"
-	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/guard"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/warden"
 	"github.com/bulkhead-dev/bulkhead/internal/seccomp"
 	"golang.org/x/sys/unix"
@@ -172,7 +171,7 @@ func moveBeside(folders []guarded) error {
 // confineGuard leaves the guard what the sentry has of rights over files, since it
 // opens for it. That it may read the sentry's memory comes from having made its user
 // namespace.
-func confineGuard(*guard.Setup) error {
+func confineGuard() error {
 	const keep = 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_DAC_READ_SEARCH | 1<<unix.CAP_FOWNER | 1<<unix.CAP_FSETID
 	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	data := [2]unix.CapUserData{{Effective: keep, Permitted: keep}}

@@ -40,21 +40,24 @@ func NewBeside(conn *frame.Conn, w *sandbox.Writes, base string, seen func(sandb
 // Seal waits until the guard judges every call that commands can have a part in. Its
 // caller starts none before.
 func (b *Beside) Seal(ctx context.Context) error {
-	for _, r := range []*request{nil, {Seal: true}} {
-		if r != nil {
-			if err := b.conn.Send(time.Now().Add(sendTimeout), r); err != nil {
-				b.conn.Close()
-			}
-		}
-		select {
-		case <-b.ready:
-		case <-b.done:
-			return fmt.Errorf("the guard of the workspace ended: %w", b.err)
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	if err := b.answered(ctx); err != nil {
+		return err
 	}
-	return nil
+	if err := b.conn.Send(time.Now().Add(sendTimeout), request{Seal: true}); err != nil {
+		b.conn.Close()
+	}
+	return b.answered(ctx)
+}
+
+func (b *Beside) answered(ctx context.Context) error {
+	select {
+	case <-b.ready:
+		return nil
+	case <-b.done:
+		return fmt.Errorf("the guard of the workspace ended: %w", b.err)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Done is closed when the conversation has ended; Err then says why.
@@ -102,7 +105,7 @@ func (b *Beside) receive(s *guard.Setup) {
 // ServeBeside is the guard's process: it answers the calls that come through a
 // listener until its controller is gone. confine is called when it needs nothing more
 // of the host than the folders.
-func ServeBeside(conn *frame.Conn, confine func(*guard.Setup) error, listener func() (int, error)) error {
+func ServeBeside(conn *frame.Conn, confine func() error, listener func() (int, error)) error {
 	var first request
 	if _, err := conn.Receive(&first, frame.MaxPayload, 0); err != nil {
 		return err
@@ -119,7 +122,7 @@ func ServeBeside(conn *frame.Conn, confine func(*guard.Setup) error, listener fu
 		tell(report{Kind: kindFailed, Error: err.Error()})
 		return err
 	}
-	if err := confine(first.Setup.Guard); err != nil {
+	if err := confine(); err != nil {
 		return fail(err)
 	}
 	fd, err := listener()
