@@ -535,8 +535,10 @@ func FuzzLayer(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for _, c := range held {
-			if c.Protected == "" && c.Never == "" && c.What != Deleted {
+		for _, c := range held { // what has no reason of its own stays for one that is held in it or around it
+			if c.Protected == "" && c.Never == "" && !slices.ContainsFunc(held, func(other Change) bool {
+				return other.Path != c.Path && (below(other.Path, c.Path) || below(c.Path, other.Path))
+			}) {
 				t.Errorf("held without reason: %+v", c)
 			}
 		}
