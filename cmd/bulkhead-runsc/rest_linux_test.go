@@ -15,11 +15,7 @@ import (
 // TestSteering: the variables of gVisor's that this program has by name are what it
 // takes them for, and the loop that it replaces is the one it knows.
 func TestSteering(t *testing.T) {
-	out, err := exec.Command("go", "list", "-f", "{{.Dir}}", "gvisor.dev/gvisor/pkg/sentry/platform/systrap").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := strings.TrimSpace(string(out))
+	dir := packageDir(t, "gvisor.dev/gvisor/pkg/sentry/platform/systrap")
 	theirs := parse(t, filepath.Join(dir, "metrics.go"))
 	ours := parse(t, "rest_linux.go")
 
@@ -59,6 +55,15 @@ func TestSteering(t *testing.T) {
 	if got := source(subprocess, "maxSysmsgThreads"); got != "0" {
 		t.Errorf("maxSysmsgThreads is %q", got)
 	}
+}
+
+func packageDir(t *testing.T, path string) string {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-f", "{{.Dir}}", path).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
 }
 
 func parse(t *testing.T, file string) *ast.File {

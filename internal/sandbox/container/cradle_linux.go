@@ -41,9 +41,10 @@ func lay() error {
 		return fmt.Errorf("orders: %w", err)
 	}
 	in.Close()
-	if err := childproc.CloseInherited(warden.GuestFD, warden.DataFD); err != nil {
+	if err := childproc.CloseInherited(warden.GuestFD, warden.DataFD, warden.FarFD); err != nil {
 		return err
 	}
+	unix.CloseOnExec(warden.FarFD) // runsc's, not the guard's
 	unix.Umask(0)
 	if err := moveIn(); err != nil {
 		return err
@@ -80,6 +81,9 @@ func lay() error {
 		if err := listen(guard); err != nil {
 			return err
 		}
+	}
+	if _, err := unix.FcntlInt(warden.FarFD, unix.F_SETFD, 0); err != nil {
+		return err
 	}
 	return fmt.Errorf("%s: %w", Name, unix.Exec(runscPath, o.Args, []string{}))
 }

@@ -135,6 +135,12 @@ func (k *keeper) start(files []*os.File) error {
 	for _, f := range files[2:] {
 		fds = append(fds, f.Fd())
 	}
+	if k.cfg.Init {
+		for len(fds) < FarFD {
+			fds = append(fds, ^uintptr(0)) // not open
+		}
+		fds = append(fds, null.Fd())
+	}
 	k.first, err = k.fork(fds)
 	for _, f := range append(files, infoW, errW) {
 		f.Close()

@@ -34,6 +34,11 @@ const (
 	ArgsFD  = 4 // what the runtime is to do: bwrap's arguments, for --args
 	InfoFD  = 5 // for bwrap's --info-fd; the warden makes it
 	DataFD  = 6 // the first of the data files
+	// FarFD is an empty device, for a runtime that is Init. gVisor moves its standard
+	// streams to 256 and on: a table of descriptors that has the room from the start
+	// does not grow, for which the host would make a program with threads wait (a
+	// grace period of RCU, some 10 ms).
+	FarFD = 300
 )
 
 // Config is what the warden gets to know.
