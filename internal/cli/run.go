@@ -41,6 +41,7 @@ otherwise the profile's defaults: the workspace and nothing else.`,
 			if args[0] == "" {
 				return vocabulary.Exitf(vocabulary.ExitNotFound, "the command's name is empty; nothing was started")
 			}
+			session.HoldGarbage()
 			p, err := src.load()
 			if err != nil {
 				return err

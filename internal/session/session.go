@@ -305,6 +305,7 @@ func (s *session) run(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	code, err := relay(ctx, s.opts.Stdin, s.opts.Stdout, s.opts.Stderr, s.view.command(s.opts.Argv), s.noteMoved, func(cmd sandbox.Command) (sandbox.Process, error) {
+		defer collectAgain()
 		return s.instance.Start(ctx, cmd)
 	})
 	if err == nil {
