@@ -41,7 +41,7 @@ bench: ## measure start, file work and the gateway beside bwrap, srt, fence, mit
 	@scripts/install-deps bench
 	@$(MAKE) --no-print-directory build
 	@mkdir -p .cache/bench
-	@go build -o .cache/bench/bench ./bench
+	@go build -o .cache/bench/ ./bench gvisor.dev/gvisor/runsc
 	@.cache/bench/bench -bulkhead bin/bulkhead -cache .cache/bench $(BENCHFLAGS)
 
 .PHONY: e2e-agents

@@ -96,7 +96,7 @@ func (b *bench) runscExec(home string) (*contender, func(), error) {
 	deadline := time.Now().Add(30 * time.Second)
 	for time.Now().Before(deadline) {
 		for _, pid := range tree(cmd.Process.Pid) {
-			if line := commandLine(pid); strings.HasSuffix(line[0], "bulkhead-runsc") {
+			if line := commandLine(pid); filepath.Base(line[0]) == "runsc" {
 				c := &contender{dir: home, argv: []string{"nsenter", "-t", strconv.Itoa(pid), "--user", "--net", "--mount", "--pid",
 					run.argv[len(run.argv)-8], "--root=" + filepath.Join(home, "state"), "--ignore-cgroups", "--network=none", "--overlay2=none", "exec", "bench", "true"}}
 				if _, err := b.once(c); err == nil {

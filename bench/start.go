@@ -127,11 +127,11 @@ func (b *bench) start() error {
 	return nil
 }
 
-// runsc is gVisor alone: our build of it, in a user namespace, with the host's
-// files read-only.
+// runsc is gVisor alone, at the version that go.mod pins and as it comes (make bench
+// builds it beside the benchmark), in a user namespace, with the host's files read-only.
 func (b *bench) runsc(dir string) *contender {
 	c := &contender{name: "bare runsc run", dir: dir}
-	path := filepath.Join(filepath.Dir(b.bulkhead), "bulkhead-runsc")
+	path := filepath.Join(b.cache, "runsc")
 	if _, err := os.Stat(path); err != nil {
 		c.absent = err.Error()
 		return c
