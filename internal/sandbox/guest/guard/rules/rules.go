@@ -8,6 +8,7 @@ package rules
 
 import (
 	"fmt"
+	"iter"
 	"path"
 	"slices"
 	"strings"
@@ -27,13 +28,46 @@ type Protected struct {
 
 // List is a compiled list. The zero value protects nothing.
 type List struct {
-	plain, git []pattern
+	plain, git patterns
 	installed  map[string]bool
 }
 
 type pattern struct {
 	elems  []string
 	reason string
+}
+
+// patterns are found by their first element, which is a name in nearly all: each
+// write asks for each element of its path.
+type patterns struct {
+	all   []pattern
+	named map[string][]pattern
+	wild  []pattern // those whose first element is none
+}
+
+func (ps *patterns) add(p pattern) {
+	ps.all = append(ps.all, p)
+	if first := p.elems[0]; strings.ContainsAny(first, `*?[\`) {
+		ps.wild = append(ps.wild, p)
+	} else {
+		if ps.named == nil {
+			ps.named = map[string][]pattern{}
+		}
+		ps.named[first] = append(ps.named[first], p)
+	}
+}
+
+// startOf gives those that the names of a path begin with.
+func (ps *patterns) startOf(names []string) iter.Seq[pattern] {
+	return func(yield func(pattern) bool) {
+		for _, some := range [][]pattern{ps.named[names[0]], ps.wild} {
+			for _, p := range some {
+				if len(p.elems) <= len(names) && matches(p.elems, names[:len(p.elems)]) && !yield(p) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // New compiles a list. Below a folder named in installed only what git obeys
@@ -55,9 +89,9 @@ func New(list []Protected, installed []string) (*List, error) {
 			}
 		}
 		if elems[0] == fold(".git") && len(elems) > 1 {
-			l.git = append(l.git, pattern{elems[1:], p.Reason})
+			l.git.add(pattern{elems[1:], p.Reason})
 		} else {
-			l.plain = append(l.plain, pattern{elems, p.Reason})
+			l.plain.add(pattern{elems, p.Reason})
 		}
 	}
 	return l, nil
@@ -71,11 +105,9 @@ func (l *List) Plain(rel []string) (reason string, ok bool) {
 	if i := slices.IndexFunc(rel, func(e string) bool { return l.installed[e] }); i >= 0 {
 		end = i + 1
 	}
-	for _, p := range l.plain {
-		for i := 0; i < end && i+len(p.elems) <= len(rel); i++ {
-			if matches(p.elems, rel[i:i+len(p.elems)]) {
-				return p.reason, true
-			}
+	for i := range end {
+		for p := range l.plain.startOf(rel[i:]) {
+			return p.reason, true
 		}
 	}
 	return "", false
@@ -100,11 +132,9 @@ type Hit struct {
 func (l *List) Git(rel []string) []Hit {
 	f := folded(rel)
 	var hits []Hit
-	for _, p := range l.git {
-		for i := 0; i+len(p.elems) <= len(f); i++ {
-			if matches(p.elems, f[i:i+len(p.elems)]) {
-				hits = append(hits, Hit{Dir: i, Name: f[i], Rest: rel[i+len(p.elems):], Reason: p.reason})
-			}
+	for i := range f {
+		for p := range l.git.startOf(f[i:]) {
+			hits = append(hits, Hit{Dir: i, Name: f[i], Rest: rel[i+len(p.elems):], Reason: p.reason})
 		}
 	}
 	return hits
@@ -138,15 +168,15 @@ func (l *List) Ways(rel []string) []Way {
 			}
 		}
 	}
-	add(l.plain, false)
-	add(l.git, true)
+	add(l.plain.all, false)
+	add(l.git.all, true)
 	return ways
 }
 
 // GitPaths returns the protected paths of a git directory, as patterns.
 func (l *List) GitPaths() []Way {
 	var ways []Way
-	for _, p := range l.git {
+	for _, p := range l.git.all {
 		ways = append(ways, Way{Rest: p.elems, Reason: p.reason})
 	}
 	return ways

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -169,13 +170,34 @@ func FuzzConfigAsGit(f *testing.F) {
 func FuzzNames(f *testing.F) {
 	f.Add(".git/hooks/x")
 	f.Add("a/.VSCODE\xff/b")
+	f.Add("node_modules/x/a.code-workspace/modules/m/hooks")
 	f.Fuzz(func(t *testing.T, p string) {
 		rel := split(p)
 		_, low := list.Plain(split(strings.ToLower(p)))
 		if _, got := list.Plain(rel); got != low && strings.EqualFold(strings.ToUpper(p), strings.ToLower(p)) {
 			t.Errorf("%q is judged by its case", p)
 		}
-		list.Git(rel)
 		list.Ways(rel)
+		// However they are found, it is those that match.
+		f, end := folded(rel), len(rel)
+		if i := slices.IndexFunc(f, func(e string) bool { return list.installed[e] }); i >= 0 {
+			end = i + 1
+		}
+		count := func(all []pattern, end int) (n int) {
+			for _, p := range all {
+				for i := 0; i < end && i+len(p.elems) <= len(f); i++ {
+					if matches(p.elems, f[i:i+len(p.elems)]) {
+						n++
+					}
+				}
+			}
+			return n
+		}
+		if _, got := list.Plain(rel); got != (count(list.plain.all, end) > 0) {
+			t.Errorf("%q: protected %v", p, got)
+		}
+		if got, want := len(list.Git(rel)), count(list.git.all, len(f)); got != want {
+			t.Errorf("%q: %d places of git's, not %d", p, got, want)
+		}
 	})
 }
