@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -91,7 +92,9 @@ func checkEnvValue(v string) *problem {
 
 // inFile are what env.files expands: the workspace, a variable inside, the end of
 // one, and one without which there is no file.
-var inFile = regexp.MustCompile(`\$\{(WORKSPACE|[A-Z_][A-Z0-9_]*)(?:: -([0-9]{1,3})|(:\?))?\}`)
+var inFile = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`\$\{(WORKSPACE|[A-Z_][A-Z0-9_]*)(?:: -([0-9]{1,3})|(:\?))?\}`)
+})
 
 func checkHomeFile(s string) (string, *problem) {
 	if !strings.HasPrefix(s, "~/") {
@@ -108,7 +111,7 @@ func checkContent(v string) *problem {
 	if len(v) > 64<<10 {
 		return &problem{fmt.Sprintf("content of %d bytes", len(v)), "at most 65536"}
 	}
-	if strings.Contains(inFile.ReplaceAllString(v, ""), "${") {
+	if strings.Contains(inFile().ReplaceAllString(v, ""), "${") {
 		return &problem{"an expression in a file's content that is not expanded", "${WORKSPACE}, ${NAME}, ${NAME: -20}, its last 20 characters, or ${NAME:?}, without which there is no file"}
 	}
 	return nil
@@ -119,8 +122,8 @@ func checkContent(v string) *problem {
 // no file.
 func (v EnvVar) ExpandFile(lookup func(name string) string) (content string, ok bool) {
 	ok = true
-	content = inFile.ReplaceAllStringFunc(v.Value, func(at string) string {
-		parts := inFile.FindStringSubmatch(at)
+	content = inFile().ReplaceAllStringFunc(v.Value, func(at string) string {
+		parts := inFile().FindStringSubmatch(at)
 		value := lookup(parts[1])
 		ok = ok && (value != "" || parts[3] == "")
 		if n, err := strconv.Atoi(parts[2]); err == nil && n < len(value) {

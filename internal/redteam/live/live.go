@@ -45,11 +45,13 @@ func (a API) Variable() string {
 
 // passes are the requests that reach an endpoint. What else an attack asks of the
 // provider (files, keys, batches) is answered by the stage's stand-in.
-var passes = map[API]*regexp.Regexp{
-	Anthropic: regexp.MustCompile(`^(POST /v1/messages(/count_tokens)?|GET /v1/models(/[^/]+)?)$`),
-	OpenAI:    regexp.MustCompile(`^(POST /v1/responses|GET /v1/models(/[^/]+)?)$`),
-	Gemini:    regexp.MustCompile(`^(POST /v1beta/models/[^/:]+:(generateContent|streamGenerateContent|countTokens)|GET /v1beta/models(/[^/:]+)?)$`),
-}
+var passes = sync.OnceValue(func() map[API]*regexp.Regexp {
+	return map[API]*regexp.Regexp{
+		Anthropic: regexp.MustCompile(`^(POST /v1/messages(/count_tokens)?|GET /v1/models(/[^/]+)?)$`),
+		OpenAI:    regexp.MustCompile(`^(POST /v1/responses|GET /v1/models(/[^/]+)?)$`),
+		Gemini:    regexp.MustCompile(`^(POST /v1beta/models/[^/:]+:(generateContent|streamGenerateContent|countTokens)|GET /v1beta/models(/[^/:]+)?)$`),
+	}
+})
 
 // Endpoint is where the model is.
 type Endpoint struct {
@@ -177,7 +179,7 @@ func (e *Endpoint) Relay(conn net.Conn) {
 		},
 	}
 	s := &http.Server{Protocols: h2c(), ErrorLog: proxy.ErrorLog, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !passes[e.api].MatchString(r.Method + " " + r.URL.EscapedPath()) {
+		if !passes()[e.api].MatchString(r.Method + " " + r.URL.EscapedPath()) {
 			http.Error(w, "not part of a conversation", http.StatusForbidden)
 			return
 		}
