@@ -160,7 +160,11 @@ func superviseConfined() int {
 
 // superviseWith is the supervisor for the rest of its life.
 func superviseWith(conn *frame.Conn, setup Setup, oomScore *os.File) int {
-	prepareThreads()
+	threads := 8
+	if setup.Guard != nil {
+		threads += 8 // its workers wait in the kernel
+	}
+	prepareThreads(threads)
 	fail := func(err error) int { return failSetup(conn, err) }
 	devices, err := devicesOf(setup.Layers)
 	if err == nil {

@@ -16,9 +16,9 @@ import (
 	"strings"
 )
 
-// Overhead is how many tasks of our own live in a sandbox's cgroup: bwrap, the
-// supervisor and its threads.
-const Overhead = 24
+// Overhead is how many tasks of our own live beside a sandbox's: bwrap, the
+// supervisor, who leads a terminal's session, and their threads.
+const Overhead = 32
 
 // Prefix starts the name of every folder we make; the controller's process id
 // and the session follow.

@@ -197,6 +197,37 @@ func sweep(parent string) {
 	}
 }
 
+// Room says how many more tasks the cgroup of this process and those above it allow,
+// and by which file; false if none says so.
+func Room() (free int, file string, ok bool) {
+	mountinfo, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return 0, "", false
+	}
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return 0, "", false
+	}
+	return room(hierarchies(mountinfo, own))
+}
+
+func room(hs []hierarchy) (free int, file string, ok bool) {
+	for _, h := range hs {
+		for at := h.own; h.v2 || slices.Contains(h.controllers, "pids"); at = filepath.Dir(at) {
+			dir := filepath.Join(h.mount, at)
+			most, err := strconv.Atoi(strings.TrimSpace(read(dir, "pids.max"))) // "max" is no number
+			now, nerr := strconv.Atoi(strings.TrimSpace(read(dir, "pids.current")))
+			if err == nil && nerr == nil && (!ok || most-now < free) {
+				free, file, ok = most-now, filepath.Join(dir, "pids.max"), true
+			}
+			if at == "/" || at == "." {
+				break
+			}
+		}
+	}
+	return free, file, ok
+}
+
 // OOMKills says how many processes the kernel killed for the memory limit.
 func (g *Group) OOMKills() int64 {
 	if g.Memory == "" {
