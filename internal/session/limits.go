@@ -247,8 +247,11 @@ func (s *session) describeLimits() []string {
 		}
 	}
 	where := "each memory file system by its size, together"
-	if s.view.layerDir != "" {
+	switch {
+	case s.view.layerDir != "":
 		where += " and with the staged layer"
+	case s.opts.Policy.Workspace.Mode != vocabulary.ReadOnly:
+		where += ", without what is written straight into the workspace"
 	}
 	add(l.Disk.Value > 0, "disk %d MiB: %s by looking; a file by RLIMIT_FSIZE", l.Disk.Value>>20, where)
 	add(l.Inodes.Value > 0, "inodes %d: by looking", l.Inodes.Value)

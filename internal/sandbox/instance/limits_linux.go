@@ -168,7 +168,7 @@ func survey(g *cgroup.Group, root bool) []kernel.Limit {
 		m := kernel.Means{Status: kernel.Limited, By: "that many whole processors, and no others; less than one is refused"}
 		cpus.Process, cpus.Container = m, m
 	}
-	disk := holds("the size of each private folder, and RLIMIT_FSIZE; all together, with a staged layer, by looking once a second")
+	disk := holds("the size of each private folder, and RLIMIT_FSIZE; all together, with a staged layer and without what is written straight into a workspace, by looking once a second")
 	looking, session := holds("looking once a second"), holds("the session")
 	return []kernel.Limit{
 		mem, pids, cpus,
