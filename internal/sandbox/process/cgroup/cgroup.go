@@ -11,6 +11,7 @@ package cgroup
 
 import (
 	"bytes"
+	"os"
 	"path"
 	"strconv"
 	"strings"
@@ -21,7 +22,7 @@ import (
 const Overhead = 32
 
 // Prefix starts the name of every folder we make; the controller's process id
-// and the session follow.
+// and the session follow, for people.
 const Prefix = "bulkhead-"
 
 // Limits to enforce; zero is none.
@@ -41,6 +42,8 @@ type Group struct {
 	Memory string `json:"memory,omitempty"`
 	PIDs   string `json:"pids,omitempty"`
 	CPUs   string `json:"cpus,omitempty"`
+
+	held []*os.File // Dirs, against a sweep
 }
 
 // Kind names the kind of cgroup that it is.

@@ -58,7 +58,7 @@ func TestUnified(t *testing.T) {
 	if err := g.limitUnified(dir, Limits{Memory: 1 << 20, PIDs: 5}, true, true, false); err != nil {
 		t.Fatal(err)
 	}
-	for f, want := range map[string]string{"memory.max": "1048576", "memory.swap.max": "0", "pids.max": "29"} {
+	for f, want := range map[string]string{"memory.max": "1048576", "memory.swap.max": "0", "pids.max": "37"} {
 		if got, _ := os.ReadFile(dir + "/" + f); string(got) != want {
 			t.Errorf("%s: %q, want %q", f, got, want)
 		}
