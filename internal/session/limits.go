@@ -12,6 +12,7 @@ import (
 	v1 "github.com/bulkhead-dev/bulkhead/api/v1"
 	"github.com/bulkhead-dev/bulkhead/internal/policy"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/switches"
 	"github.com/bulkhead-dev/bulkhead/internal/tally"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
@@ -47,7 +48,7 @@ func (s *session) watchLimits(ctx context.Context) func() {
 		})
 		context.AfterFunc(ctx, func() { timer.Stop() })
 	}
-	if l.Disk.Value > 0 || l.Inodes.Value > 0 {
+	if (l.Disk.Value > 0 || l.Inodes.Value > 0) && !switches.Off("disk") {
 		go s.watchDisk(ctx, l)
 	}
 	if l.Idle.Value > 0 {

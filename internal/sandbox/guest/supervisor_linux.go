@@ -15,6 +15,7 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/childproc"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/frame"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/guard"
+	"github.com/bulkhead-dev/bulkhead/internal/switches"
 	"golang.org/x/sys/unix"
 )
 
@@ -121,6 +122,8 @@ func begin(kept ...int) {
 	err := hide("bulkhead-guest")
 	if err == nil {
 		forgetIgnored()
+	}
+	if err == nil && !switches.Off("descriptors") {
 		err = closeOthers(append(kept, controlFD)...)
 	}
 	if err != nil {
