@@ -167,7 +167,11 @@ func TestStoriesAsOrdinaryUser(t *testing.T) {
 		t.Logf("this run is uid %d already: TestStories is the ordinary user's run; not proven here: the same as root", os.Getuid())
 		return
 	}
-	again(t, ordinaryUser(t), "", os.Getenv("BULKHEAD_E2E_RUN"))
+	var tier []string
+	if is := os.Getenv(isolationEnv); is != "" {
+		tier = append(tier, isolationEnv+"="+is)
+	}
+	again(t, ordinaryUser(t), "", os.Getenv("BULKHEAD_E2E_RUN"), tier...)
 }
 
 // TestNetworkStoriesAsOrdinaryUserOverTAP proves that a TAP needs no privilege

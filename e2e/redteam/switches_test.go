@@ -34,7 +34,7 @@ func build(t *testing.T, out string, args ...string) {
 // run attacks a binary with scenarios and returns what came of it.
 func run(t *testing.T, harness, binary string, s switches.Switch) *campaign.Report {
 	t.Helper()
-	args := []string{"redteam", "run", "--json", "--tier", "process", "--binary", binary}
+	args := []string{"redteam", "run", "--json", "--tier", tier(s), "--binary", binary}
 	if s.Ordinary {
 		name := os.Getenv("BULKHEAD_TEST_USER")
 		if name == "" {
@@ -60,6 +60,13 @@ func run(t *testing.T, harness, binary string, s switches.Switch) *campaign.Repo
 	return r
 }
 
+func tier(s switches.Switch) string {
+	if s.Container {
+		return "container"
+	}
+	return "process"
+}
+
 // Each switch lets its scenarios through, and names only scenarios that there are.
 func TestWithoutAnEnforcementTheAttackSucceeds(t *testing.T) {
 	all, err := scenario.Builtin()
@@ -83,13 +90,18 @@ func TestWithoutAnEnforcementTheAttackSucceeds(t *testing.T) {
 	dir := t.TempDir()
 	harness := filepath.Join(dir, "bulkhead")
 	build(t, harness)
+	companion := exec.Command("go", "build", "-o", filepath.Join(dir, "bulkhead-runsc"), "./cmd/bulkhead-runsc")
+	companion.Dir, companion.Env = filepath.Join("..", ".."), append(os.Environ(), "CGO_ENABLED=0")
+	if b, err := companion.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, b)
+	}
 	for _, s := range switches.All() {
 		t.Run(s.Name, func(t *testing.T) {
 			binary := filepath.Join(dir, "bulkhead-"+s.Name)
 			build(t, binary, "-tags", tag, "-ldflags", "-X github.com/bulkhead-dev/bulkhead/internal/switches.off="+s.Name)
 			defer os.Remove(binary)
 			for _, row := range run(t, harness, binary, s).Rows {
-				c := row.Cell("process", stage.Attack)
+				c := row.Cell(tier(s), stage.Attack)
 				if !row.Proven() || c == nil || c.Succeeded != c.Runs || c.Runs == 0 {
 					t.Errorf("without %s %s must succeed: %+v", s.What, row.Name, c)
 				}

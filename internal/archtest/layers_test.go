@@ -116,6 +116,7 @@ var ranks = map[string]int{
 	"internal/egress/wire":               0,
 	"internal/egress/gitssh/hostkeys":    0, // pure
 	"internal/egress/confine":            0,
+	"internal/image/unpack":              0, // layers only
 	"internal/sandbox":                   0, // the contract knows no backend
 	"internal/sandbox/guest/frame":       1,
 	"internal/sandbox/process/cgroup":    1,

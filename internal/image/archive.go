@@ -8,6 +8,8 @@ import (
 	"os"
 	"path"
 	"strings"
+
+	"github.com/bulkhead-dev/bulkhead/internal/image/unpack"
 )
 
 const maxArchiveFiles = 10_000
@@ -22,7 +24,7 @@ type archiveFile struct {
 
 type extent struct{ at, size int64 }
 
-func openArchive(ref Reference, lim Limits) (*source, error) {
+func openArchive(ref Reference, lim unpack.Limits) (*source, error) {
 	f, err := os.OpenFile(ref.Where, os.O_RDONLY|nonblock, 0)
 	if err != nil {
 		return nil, fmt.Errorf("%w\nname a file that docker save wrote", err)
@@ -53,7 +55,7 @@ func (c counted) at() int64 {
 	return n
 }
 
-func readArchive(from io.ReaderAt, size int64, lim Limits) (*source, error) {
+func readArchive(from io.ReaderAt, size int64, lim unpack.Limits) (*source, error) {
 	a := &archiveFile{from: from, files: map[string]extent{}, links: map[string]string{}}
 	c := counted{io.NewSectionReader(from, 0, size)}
 	t := tar.NewReader(c)
@@ -76,7 +78,7 @@ func readArchive(from io.ReaderAt, size int64, lim Limits) (*source, error) {
 		case tar.TypeReg:
 			at := c.at()
 			if h.Size < 0 || h.Size > size-at {
-				return nil, fmt.Errorf("the archive ends in %s", printable(name))
+				return nil, fmt.Errorf("the archive ends in %s", unpack.Printable(name))
 			}
 			a.files[name] = extent{at, h.Size}
 		case tar.TypeSymlink: // a layer that is there already
@@ -107,7 +109,7 @@ func readArchive(from io.ReaderAt, size int64, lim Limits) (*source, error) {
 	s := &source{id: digestOf(text)}
 	// The name of the file is the digest, or ends with it.
 	if base := strings.TrimSuffix(path.Base(m.Config), ".json"); len(base) == 64 && base != s.id.hex() {
-		return nil, fmt.Errorf("its configuration is called sha256:%s and is %s", printable(base), s.id)
+		return nil, fmt.Errorf("its configuration is called sha256:%s and is %s", unpack.Printable(base), s.id)
 	}
 	if err := s.configure(text, len(m.Layers)); err != nil {
 		return nil, err
@@ -131,7 +133,7 @@ func (a *archiveFile) find(name string) (extent, error) {
 	}
 	e, ok := a.files[name]
 	if !ok {
-		return e, fmt.Errorf("the archive has no %s; is it from docker save?", printable(name))
+		return e, fmt.Errorf("the archive has no %s; is it from docker save?", unpack.Printable(name))
 	}
 	return e, nil
 }
@@ -142,7 +144,7 @@ func (a *archiveFile) read(name string) ([]byte, error) {
 		return nil, err
 	}
 	if e.size > maxDocument {
-		return nil, fmt.Errorf("%s has %d bytes; %d are the most", printable(name), e.size, maxDocument)
+		return nil, fmt.Errorf("%s has %d bytes; %d are the most", unpack.Printable(name), e.size, maxDocument)
 	}
 	return readDocument(io.NewSectionReader(a.from, e.at, e.size))
 }

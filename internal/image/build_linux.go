@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bulkhead-dev/bulkhead/internal/image/unpack"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
@@ -42,7 +43,7 @@ func (s *Store) Build(ctx context.Context, name string, packages, env []string, 
 	}
 	for _, p := range packages {
 		if p == "" || strings.Trim(p, "abcdefghijklmnopqrstuvwxyz0123456789+.-:") != "" || p[0] == '-' {
-			return nil, vocabulary.Exitf(vocabulary.ExitRefused, "%s is not the name of a Debian package\nnothing was built", printable(p))
+			return nil, vocabulary.Exitf(vocabulary.ExitRefused, "%s is not the name of a Debian package\nnothing was built", unpack.Printable(p))
 		}
 	}
 	for _, program := range []string{"apt-get", "dpkg-deb"} {
@@ -105,7 +106,7 @@ func download(ctx context.Context, dir string, packages, env []string) ([]string
 		args[slices.Index(args, "APT::Sandbox::User=")] += "root"
 	}
 	cmd := exec.CommandContext(ctx, "apt-get", append(append(args, "install", "--"), packages...)...)
-	said := &tail{}
+	said := &unpack.Tail{}
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = said, said, 5*time.Second
 	cmd.Env = append(slices.Clone(env), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
 	if err := cmd.Run(); err != nil {
@@ -113,7 +114,7 @@ func download(ctx context.Context, dir string, packages, env []string) ([]string
 			return nil, ctx.Err()
 		}
 		lines := strings.Split(strings.TrimSpace(said.String()), "\n")
-		return nil, vocabulary.Exitf(vocabulary.ExitRefused, "apt-get could not get the packages (%v): %s\nnothing was built; its lists may be old: sudo apt-get update", err, printable(lines[len(lines)-1]))
+		return nil, vocabulary.Exitf(vocabulary.ExitRefused, "apt-get could not get the packages (%v): %s\nnothing was built; its lists may be old: sudo apt-get update", err, unpack.Printable(lines[len(lines)-1]))
 	}
 	debs, err := filepath.Glob(filepath.Join(cache, "archives", "*.deb"))
 	slices.Sort(debs)
@@ -126,7 +127,7 @@ func download(ctx context.Context, dir string, packages, env []string) ([]string
 // dataOf is a package's files, as a tar.
 func dataOf(ctx context.Context, deb string) (io.ReadCloser, error) {
 	cmd := exec.CommandContext(ctx, "dpkg-deb", "--fsys-tarfile", deb)
-	cmd.Stderr = &tail{}
+	cmd.Stderr = &unpack.Tail{}
 	out, err := cmd.StdoutPipe()
 	if err == nil {
 		err = cmd.Start()

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/bulkhead-dev/bulkhead/internal/image/unpack"
 )
 
 // maxDocument bounds an index, a manifest and a configuration.
@@ -74,7 +76,7 @@ type digest string
 func (d digest) check() error {
 	h, ok := strings.CutPrefix(string(d), "sha256:")
 	if !ok || len(h) != 64 || strings.Trim(h, "0123456789abcdef") != "" {
-		return fmt.Errorf("%s is no sha256 digest", printable(string(d)))
+		return fmt.Errorf("%s is no sha256 digest", unpack.Printable(string(d)))
 	}
 	return nil
 }
@@ -102,6 +104,14 @@ type layer struct {
 	digest digest
 	size   int64
 	open   func() (io.ReadCloser, error)
+}
+
+// unpackable are the layers, each with what the configuration says that it holds.
+func (s *source) unpackable() (layers []unpack.Layer) {
+	for i, l := range s.layers {
+		layers = append(layers, unpack.Layer{Digest: string(l.digest), Size: l.size, Open: l.open, Content: string(s.config.RootFS.DiffIDs[i])})
+	}
+	return layers
 }
 
 // blobs gets documents and layers by digest, from wherever.
@@ -132,7 +142,7 @@ func fetch(from blobs, d descriptor) ([]byte, error) {
 }
 
 // fromManifest goes on from a document that is an index or a manifest.
-func fromManifest(from blobs, text []byte, mediaType string, lim Limits) (*source, error) {
+func fromManifest(from blobs, text []byte, mediaType string, lim unpack.Limits) (*source, error) {
 	for nested := 0; isIndex(mediaType, text); nested++ {
 		if nested == 3 {
 			return nil, errors.New("indexes in one another")
@@ -154,7 +164,7 @@ func fromManifest(from blobs, text []byte, mediaType string, lim Limits) (*sourc
 		mediaType = m.MediaType
 	}
 	if m.SchemaVersion != 2 || mediaType != "" && !slices.Contains(manifestTypes, mediaType) || m.MediaType != "" && !slices.Contains(manifestTypes, m.MediaType) {
-		return nil, fmt.Errorf("its manifest is of no kind that is known (%s, schema %d)", printable(mediaType), m.SchemaVersion)
+		return nil, fmt.Errorf("its manifest is of no kind that is known (%s, schema %d)", unpack.Printable(mediaType), m.SchemaVersion)
 	}
 	if len(m.Layers) > lim.Layers {
 		return nil, fmt.Errorf("it has %d layers; %d are the most", len(m.Layers), lim.Layers)
@@ -170,7 +180,7 @@ func fromManifest(from blobs, text []byte, mediaType string, lim Limits) (*sourc
 	sum := int64(0)
 	for _, l := range m.Layers {
 		if !slices.Contains(layerTypes, l.MediaType) {
-			return nil, fmt.Errorf("a layer is of kind %s, which is not known", printable(l.MediaType))
+			return nil, fmt.Errorf("a layer is of kind %s, which is not known", unpack.Printable(l.MediaType))
 		}
 		if err := l.Digest.check(); err != nil {
 			return nil, err
@@ -191,7 +201,7 @@ func (s *source) configure(text []byte, layers int) error {
 	}
 	c := &s.config
 	if is := (platform{c.OS, c.Architecture}); is != here {
-		return fmt.Errorf("it is for %s, and this machine runs %s", printable(is.String()), here)
+		return fmt.Errorf("it is for %s, and this machine runs %s", unpack.Printable(is.String()), here)
 	}
 	if len(c.RootFS.DiffIDs) != layers {
 		return fmt.Errorf("it has %d layers, and its configuration tells of %d", layers, len(c.RootFS.DiffIDs))
@@ -203,7 +213,7 @@ func (s *source) configure(text []byte, layers int) error {
 	}
 	for _, kv := range c.Config.Env {
 		if name, _, ok := strings.Cut(kv, "="); !ok || name == "" || strings.ContainsRune(kv, 0) {
-			return fmt.Errorf("its environment has %s", printable(kv))
+			return fmt.Errorf("its environment has %s", unpack.Printable(kv))
 		}
 	}
 	return nil
@@ -232,7 +242,7 @@ func choose(text []byte) (descriptor, error) {
 				fit = append(fit, d)
 			}
 		case d.Platform.OS != "unknown" && len(others) < 20: // attestations
-			others = append(others, printable(d.Platform.String()))
+			others = append(others, unpack.Printable(d.Platform.String()))
 		}
 	}
 	switch {
@@ -249,7 +259,7 @@ func choose(text []byte) (descriptor, error) {
 func decode(text []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(text))
 	if err := d.Decode(into); err != nil {
-		return errors.New(printable(err.Error()))
+		return errors.New(unpack.Printable(err.Error()))
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return errors.New("more than one document")

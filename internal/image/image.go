@@ -7,18 +7,13 @@
 // parts of its configuration that count, held in use until it is closed.
 //
 // What an image says is hostile. Documents (index, manifest, configuration) are
-// bounded and read here; the layers are read by a process of their own
-// (childproc "unpacker", unpack_linux.go), which Landlock leaves the one folder
-// that it fills and seccomp no socket and no program. What counts is what was
+// bounded and read here; the layers are read by a process of their own (package
+// unpack), which Landlock leaves the one folder that it fills and seccomp no socket
+// and no program. What counts is what was
 // verified: manifest, configuration and layers against their digests, each layer
 // once more, uncompressed, against the configuration. A root comes into being by
 // one rename at the end; what was begun and not ended is swept by the next that
 // opens the store.
-//
-// A layer is applied by handles, as package comment of apply_linux.go says.
-// Owners are not kept: all files are the user's, as all processes inside are.
-// Set-user-ID bits and extended attributes are dropped; devices below /dev are
-// left out, since a container has its own, and refused elsewhere.
 //
 // Known gap: a registry learns who asks it for what; an image that it serves to
 // this machine only is not told from another one without a digest in the name.
@@ -26,9 +21,9 @@ package image
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
+	"github.com/bulkhead-dev/bulkhead/internal/image/unpack"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
@@ -59,19 +54,8 @@ func (r Reference) String() string {
 	return r.Where
 }
 
-// Limits bound an image. The zero value is of no use; see DefaultLimits.
-type Limits struct {
-	Bytes   int64 // of all layers, uncompressed, and of what they hold
-	Entries int   // files, folders, links and marks of all layers together
-	Layers  int
-	Depth   int // folders in one another
-	Path    int // bytes of a path
-}
-
 // DefaultLimits are far beyond what images in use have.
-var DefaultLimits = Limits{Bytes: 32 << 30, Entries: 2_000_000, Layers: 256, Depth: 200, Path: 4000}
-
-const maxName = 255 // of one file, as file systems have it
+var DefaultLimits = unpack.Limits{Bytes: 32 << 30, Entries: 2_000_000, Layers: 256, Depth: 200, Path: 4000}
 
 // Config is what counts of an image's configuration. User, working directory,
 // entrypoint, volumes and ports do not: a session's command runs as the session's
@@ -106,19 +90,5 @@ type Progress func(have, all int64)
 
 // refuse is an image, or what was said of one, that is not taken.
 func refuse(ref Reference, format string, args ...any) error {
-	return vocabulary.Exitf(vocabulary.ExitRefused, "image %s: %w\nnothing of it was kept", printable(ref.String()), fmt.Errorf(format, args...))
-}
-
-// printable is text of an image, for a terminal.
-func printable(s string) string {
-	const most = 200
-	if len(s) > most {
-		s = s[:most] + "…"
-	}
-	if strings.ContainsFunc(s, func(r rune) bool {
-		return r < 0x20 || r == 0x7f || r == 0xfffd || r >= 0x80 && r < 0xa0 || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069
-	}) {
-		return fmt.Sprintf("%q", s)
-	}
-	return s
+	return vocabulary.Exitf(vocabulary.ExitRefused, "image %s: %w\nnothing of it was kept", unpack.Printable(ref.String()), fmt.Errorf(format, args...))
 }

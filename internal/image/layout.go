@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"github.com/bulkhead-dev/bulkhead/internal/image/unpack"
 )
 
 // layoutDir is an OCI layout.
 type layoutDir struct{ root *os.Root }
 
-func openLayout(ref Reference, lim Limits) (*source, error) {
+func openLayout(ref Reference, lim unpack.Limits) (*source, error) {
 	root, err := os.OpenRoot(ref.Where)
 	if err != nil {
 		return nil, fmt.Errorf("%w\nname the folder of an OCI layout, with index.json in it", err)

@@ -18,6 +18,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/bulkhead-dev/bulkhead/internal/image/unpack"
 )
 
 // Patience is how long a registry may say nothing, and how slow it may be.
@@ -36,7 +38,7 @@ var DefaultPatience = Patience{Silence: 30 * time.Second, Grace: time.Minute, Ra
 func CanonicalName(ref string) (string, error) {
 	n, err := name.ParseReference(ref)
 	if err != nil {
-		return "", fmt.Errorf("%s is no name of an image: %w\nwrite [HOST/]NAME[:TAG], or oci:DIR, docker-archive:FILE, rootfs:DIR", printable(ref), err)
+		return "", fmt.Errorf("%s is no name of an image: %w\nwrite [HOST/]NAME[:TAG], or oci:DIR, docker-archive:FILE, rootfs:DIR", unpack.Printable(ref), err)
 	}
 	return n.Name(), nil
 }
@@ -49,7 +51,7 @@ type registry struct {
 	wait   Patience
 }
 
-func openRegistry(ctx context.Context, ref Reference, lim Limits, wait Patience) (*source, error) {
+func openRegistry(ctx context.Context, ref Reference, lim unpack.Limits, wait Patience) (*source, error) {
 	n, err := name.ParseReference(ref.Where)
 	if err != nil {
 		return nil, err
@@ -146,7 +148,7 @@ func (r *registry) explain(err error) error {
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
 		return fmt.Errorf("%s does not answer any more", host)
 	}
-	return fmt.Errorf("%s", printable(err.Error()))
+	return fmt.Errorf("%s", unpack.Printable(err.Error()))
 }
 
 // client is the only way out: to the registry, and to where it redirects.
@@ -184,7 +186,7 @@ func newClient(registry string, wait Patience) *client {
 // RoundTrip implements http.RoundTripper.
 func (c *client) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme != "https" && !(c.plain && r.URL.Scheme == "http" && r.URL.Host == c.registry) {
-		return nil, fmt.Errorf("it leads to %s, which is not encrypted", printable(r.URL.Redacted()))
+		return nil, fmt.Errorf("it leads to %s, which is not encrypted", unpack.Printable(r.URL.Redacted()))
 	}
 	redirects := 0
 	for from := r.Response; from != nil && from.Request != nil; from = from.Request.Response {

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bulkhead-dev/bulkhead/internal/image/unpack"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
@@ -28,7 +29,7 @@ const nonblock = unix.O_NONBLOCK
 type Store struct {
 	dir string
 	// Limits and Patience are defaults that tests change.
-	Limits   Limits
+	Limits   unpack.Limits
 	Patience Patience
 }
 
@@ -315,7 +316,7 @@ func (s *Store) make(ctx context.Context, ref Reference, src *source, progress P
 		return nil, s.unusable(err)
 	}
 	defer f.Close()
-	done, err := src.unpack(ctx, f, s.Limits, progress)
+	done, err := unpack.Run(ctx, f, src.unpackable(), s.Limits, progress)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -440,7 +441,7 @@ func (s *Store) Remove(what string) (int64, error) {
 		}
 		return e.Bytes, s.removeRoot(id, what, gone)
 	}
-	return 0, vocabulary.Exitf(vocabulary.ExitRefused, "there is no image %s\nsee: bulkhead image list", printable(what))
+	return 0, vocabulary.Exitf(vocabulary.ExitRefused, "there is no image %s\nsee: bulkhead image list", unpack.Printable(what))
 }
 
 func (s *Store) unname(names []string) error {
@@ -455,7 +456,7 @@ func (s *Store) unname(names []string) error {
 func (s *Store) removeRoot(id digest, what string, names []string) error {
 	f, err := lockRoot(s.at("roots", id.hex(), "image.json"), unix.LOCK_EX)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return vocabulary.Exitf(vocabulary.ExitRefused, "image %s is in use by a session; nothing was removed\nstop it first: bulkhead session list", printable(what))
+		return vocabulary.Exitf(vocabulary.ExitRefused, "image %s is in use by a session; nothing was removed\nstop it first: bulkhead session list", unpack.Printable(what))
 	}
 	if err != nil {
 		return s.unusable(err)

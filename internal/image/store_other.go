@@ -5,6 +5,7 @@ package image
 import (
 	"context"
 
+	"github.com/bulkhead-dev/bulkhead/internal/image/unpack"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
@@ -12,7 +13,7 @@ const nonblock = 0
 
 // Store needs Linux.
 type Store struct {
-	Limits   Limits
+	Limits   unpack.Limits
 	Patience Patience
 }
 

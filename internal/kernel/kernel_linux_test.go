@@ -391,3 +391,14 @@ func BenchmarkFastPath(b *testing.B) {
 		TUNUsable()
 	}
 }
+
+// TestCommandLeavesItsPipe: on a busy machine another process may hold what a tool
+// wrote to for longer than the tool runs.
+func TestCommandLeavesItsPipe(t *testing.T) {
+	if out, err := command(t.Context(), "/bin/sh", "-c", "sleep 2 & echo tool 1.0"); err != nil || out != "tool 1.0" {
+		t.Errorf("%q, %v", out, err)
+	}
+	if out, err := command(t.Context(), "/bin/sh", "-c", "sleep 2 & echo no >&2; exit 3"); err == nil || err.Error() != "no" {
+		t.Errorf("%q, %v", out, err)
+	}
+}

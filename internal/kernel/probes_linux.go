@@ -305,6 +305,9 @@ func command(ctx context.Context, path string, args ...string) (string, error) {
 	var out, complaint limitedBuffer
 	cmd.Stdout, cmd.Stderr = &out, &complaint
 	err := cmd.Run()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil // it ended well; a child that another probe just forks has its pipe still open
+	}
 	if err != nil {
 		if line := complaint.firstLine(); line != "" {
 			err = errors.New(line)

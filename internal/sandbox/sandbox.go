@@ -75,6 +75,7 @@ type Usage struct {
 	CPU           time.Duration // of all its commands so far; it only says how busy they are
 	Looks         int64         // how often CPU was looked at
 	Full          string        // a process that has as many descriptors open as it may; "": none was seen
+	Crowded       bool          // it was seen with hardly room for another process or thread
 }
 
 // Spec describes a sandbox completely. Nothing in it is a policy any more.

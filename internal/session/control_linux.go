@@ -17,6 +17,7 @@ import (
 
 	"github.com/bulkhead-dev/bulkhead/internal/publish"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/process/cgroup"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
@@ -227,6 +228,7 @@ func Find(id vocabulary.SessionID) (*Remote, error) {
 // List returns what every running session of this user says of itself; root
 // sees everyone's.
 func List() []Info {
+	cgroup.Sweep() // what none of them is
 	var all []Info
 	var mu sync.Mutex
 	var each sync.WaitGroup

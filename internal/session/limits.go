@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,8 @@ import (
 
 	v1 "github.com/bulkhead-dev/bulkhead/api/v1"
 	"github.com/bulkhead-dev/bulkhead/internal/policy"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/switches"
 	"github.com/bulkhead-dev/bulkhead/internal/tally"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
@@ -45,7 +48,7 @@ func (s *session) watchLimits(ctx context.Context) func() {
 		})
 		context.AfterFunc(ctx, func() { timer.Stop() })
 	}
-	if l.Disk.Value > 0 || l.Inodes.Value > 0 {
+	if (l.Disk.Value > 0 || l.Inodes.Value > 0) && !switches.Off("disk") {
 		go s.watchDisk(ctx, l)
 	}
 	if l.Idle.Value > 0 {
@@ -53,6 +56,9 @@ func (s *session) watchLimits(ctx context.Context) func() {
 	}
 	if l.Descriptors.Value > 0 {
 		go s.watchDescriptors(ctx, l)
+	}
+	if l.PIDs > 0 {
+		go s.watchTasks(ctx, l)
 	}
 	return cancel
 }
@@ -92,7 +98,11 @@ func (s *session) recordExceeded() error {
 		if strings.HasPrefix(text, "pids") {
 			key, rule = "pids", pos.PIDs
 		}
-		if err := s.recordLimit(&limitReached{key, text, rule}); err != nil {
+		hit := &limitReached{key, text, rule}
+		if !s.told {
+			s.opts.Notice("a limit was reached: %v", hit)
+		}
+		if err := s.recordLimit(hit); err != nil {
 			return err
 		}
 	}
@@ -157,6 +167,28 @@ func (s *session) watchDescriptors(ctx context.Context, l policy.Limits) {
 	}
 }
 
+// watchTasks tells, once, of a sandbox that was seen with hardly room for another
+// process. Where refused ones are counted, recordExceeded tells.
+func (s *session) watchTasks(ctx context.Context, l policy.Limits) {
+	for pause(ctx, limitPeriod) {
+		if s.instance.Usage().Crowded {
+			s.tell(&limitReached{"pids", fmt.Sprintf("hardly one of %d processes and threads is left", l.PIDs), l.Pos.PIDs})
+			return
+		}
+	}
+}
+
+// withoutRoom says of a command that could not be started for want of room which limit
+// may be why.
+func (s *session) withoutRoom(err error) error {
+	var exec *sandbox.ExecError
+	l := s.opts.Policy.Limits
+	if !errors.As(err, &exec) || l.PIDs == 0 || !strings.Contains(exec.Error(), "resource temporarily unavailable") {
+		return err
+	}
+	return fmt.Errorf("%w\nlimits.pids (%d, %s) leaves no room for another process: raise it, or let what runs end", err, l.PIDs, l.Pos.PIDs)
+}
+
 func tallyOf(dir string, most int64) (tally.Sum, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -216,8 +248,11 @@ func (s *session) describeLimits() []string {
 		}
 	}
 	where := "each memory file system by its size, together"
-	if s.view.layerDir != "" {
+	switch {
+	case s.view.layerDir != "":
 		where += " and with the staged layer"
+	case s.opts.Policy.Workspace.Mode != vocabulary.ReadOnly:
+		where += ", without what is written straight into the workspace"
 	}
 	add(l.Disk.Value > 0, "disk %d MiB: %s by looking; a file by RLIMIT_FSIZE", l.Disk.Value>>20, where)
 	add(l.Inodes.Value > 0, "inodes %d: by looking", l.Inodes.Value)

@@ -306,7 +306,8 @@ func (s *session) run(ctx context.Context) (int, error) {
 	}
 	code, err := relay(ctx, s.opts.Stdin, s.opts.Stdout, s.opts.Stderr, s.view.command(s.opts.Argv), s.noteMoved, func(cmd sandbox.Command) (sandbox.Process, error) {
 		defer collectAgain()
-		return s.instance.Start(ctx, cmd)
+		p, err := s.instance.Start(ctx, cmd)
+		return p, s.withoutRoom(err)
 	})
 	if err == nil {
 		return code, nil
@@ -368,7 +369,8 @@ func (s *session) exec(ctx context.Context, argv []string, term string, cmd sand
 	if term != "" {
 		full.Env = setenv(full.Env, "TERM", term)
 	}
-	return s.instance.Start(ctx, full)
+	p, err := s.instance.Start(ctx, full)
+	return p, s.withoutRoom(err)
 }
 
 // revoke cuts the session's credentials: the broker gives out none from now

@@ -10,7 +10,16 @@ import (
 // stageable refuses a workspace that a layer would not show as it is.
 func (pl *planner) stageable(f Folder, p place) error {
 	if pl.Layer == "" || within(pl.Layer, p.path) {
-		return refuse("workspace "+show(p.path)+" would hold its own layer", f.Pos, "name another folder, or use mode rw")
+		return refuse("workspace "+show(p.path)+" would hold its own layer", f.Pos, "name another folder, keep layers elsewhere (XDG_STATE_HOME), or use mode rw")
+	}
+	if r := pl.Root; r != nil {
+		if root, err := open(r.Path); err == nil && within(root.path, p.path) {
+			what, do := "the root "+show(root.path), "name another folder as the root, or use mode rw"
+			if r.Image {
+				what, do = "the cache with the unpacked image ("+show(root.path)+")", "keep it elsewhere (XDG_CACHE_HOME), name another folder as the workspace, or use mode rw"
+			}
+			return refuse("workspace "+show(p.path)+" holds "+what+", which can't be shown through the workspace's layer", f.Pos, do)
+		}
 	}
 	points, err := mountPoints()
 	if err != nil {

@@ -50,6 +50,14 @@ func TestStagedPlan(t *testing.T) {
 	r.Layer = filepath.Join(l.Dir, "state")
 	_, err := Plan(r)
 	refused(t, err, "its own layer")
+	for image, want := range map[bool]string{true: "the cache with the unpacked image", false: "holds the root"} {
+		r = staged()
+		r.Root = &Root{Folder: Folder{Path: filepath.Join(l.Dir, "cache"), Pos: at7}, Image: image}
+		_, err = Plan(r)
+		refused(t, err, want)
+		r.Workspace.Mode, r.Layer = vocabulary.ReadWrite, ""
+		h.plan(r)
+	}
 }
 
 func TestMountPoints(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/warden"
+	"github.com/bulkhead-dev/bulkhead/internal/switches"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -78,7 +79,7 @@ func arguments(network sandbox.NetworkKind, a *arrangement, trace bool) []string
 	if network == sandbox.NetTAP {
 		net = "sandbox"
 	}
-	if a.image {
+	if a.image && !switches.Off("root") {
 		overlay = fmt.Sprintf("root:memory,size=%d", a.size)
 	}
 	args := []string{Name,

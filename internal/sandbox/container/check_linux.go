@@ -5,6 +5,9 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/instance"
 )
 
+// needed is how many tasks start with a container, on the host.
+const needed = 60
+
 // Check implements sandbox.Backend. It starts nothing: what only shows when
 // runsc runs is said by Prepare.
 func (b *Backend) Check(spec sandbox.Spec) error {
@@ -12,6 +15,9 @@ func (b *Backend) Check(spec sandbox.Spec) error {
 		return err
 	}
 	if err := instance.CheckNamespaces(); err != nil {
+		return err
+	}
+	if err := instance.CheckRoom(needed); err != nil {
 		return err
 	}
 	if err := instance.CheckAppArmor("user namespace"); err != nil {

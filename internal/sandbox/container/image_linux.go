@@ -9,6 +9,7 @@ import (
 
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/warden"
+	"github.com/bulkhead-dev/bulkhead/internal/switches"
 	"golang.org/x/sys/unix"
 )
 
@@ -35,6 +36,12 @@ func (s step) root() error {
 	var st unix.Stat_t
 	if err := unix.Fstat(parts[0], &st); err != nil || s.Ino != 0 && (st.Dev != s.Dev || st.Ino != s.Ino) {
 		return errors.New(guest.Exchanged + s.Source)
+	}
+	if switches.Off("root") {
+		if err := os.Mkdir(s.At, 0o755); err != nil {
+			return err
+		}
+		return bind(hostDir+s.Source, s.At, safe)
 	}
 	mount, err := warden.Overlay(parts[0], parts[1], parts[2])
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -16,8 +17,9 @@ import (
 const traceTime = time.Minute
 
 // observe takes the one connection that runsc makes before it starts the sentry, and
-// tells of what comes over it, to its end.
-func observe(listener *os.File, spec sandbox.Spec) {
+// tells of what comes over it, to its end. It counts the processes and threads that
+// the limit on them refused.
+func observe(listener *os.File, spec sandbox.Spec, refused *atomic.Int64) {
 	conn, err := accept(listener)
 	if err != nil {
 		return // without it runsc fails, and says so
@@ -44,6 +46,9 @@ func observe(listener *os.File, spec sandbox.Spec) {
 		if p.Lost != lost {
 			spec.Seen(sandbox.Seen{What: sandbox.SeenLost, Count: int(p.Lost - lost)})
 			lost = p.Lost
+		}
+		if p.Kind == trace.Refused {
+			refused.Add(1)
 		}
 		if s, ok := seen(p, spec.Watched); ok {
 			spec.Seen(s)

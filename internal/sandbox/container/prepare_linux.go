@@ -6,6 +6,7 @@ import (
 	"encoding/gob"
 	"fmt"
 	"os"
+	"sync/atomic"
 
 	"github.com/bulkhead-dev/bulkhead/internal/childproc"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
@@ -63,7 +64,7 @@ func (b *Backend) prepare(ctx context.Context, spec sandbox.Spec) (*instance.Ins
 	}
 	o := orders{Steps: a.steps, Runsc: runsc, Bundle: config, Args: arguments(spec.Network, a, spec.Seen != nil), Guarded: a.guarded}
 	if spec.Seen != nil {
-		if o.Trace, err = trace.Init(warden.TraceSocket, spec.Watched != ""); err != nil {
+		if o.Trace, err = trace.Init(warden.TraceSocket, spec.Watched != "", spec.Limits.PIDs > 0); err != nil {
 			return nil, err
 		}
 	}
@@ -150,8 +151,9 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, o orders, a *ar
 		f.Close()
 	}
 	files = nil
+	var refused atomic.Int64
 	i := instance.New(instance.Parts{Spec: spec, Limits: limits, Warden: w, Guest: guest.NewClient(conn, setup, nil, nil), Door: door, Foreign: true, Beside: beside,
-		Trace: func(l *os.File) { observe(l, spec) }, Runtime: "gVisor", Explain: explain})
+		Trace: func(l *os.File) { observe(l, spec, &refused) }, RefusedTasks: refused.Load, Runtime: "gVisor", Explain: explain})
 	if err := i.Await(ctx); err != nil {
 		_ = i.Kill()
 		return nil, err
@@ -160,13 +162,13 @@ func (b *Backend) launch(ctx context.Context, spec sandbox.Spec, o orders, a *ar
 }
 
 // enforce chooses the means for each limit. Tasks inside are gVisor's and not
-// the host's: gVisor counts them itself.
+// the host's: gVisor counts them itself, those of the supervisor included.
 func enforce(spec sandbox.Spec) (*instance.Enforcement, error) {
 	outside := spec
 	outside.Limits.PIDs = 0
 	e, err := instance.Enforce(outside)
 	if err == nil && spec.Limits.PIDs > 0 {
-		e.Tasks = uint64(spec.Limits.PIDs)
+		e.Tasks, e.Counted = uint64(spec.Limits.PIDs)+cgroup.Overhead, spec.Seen != nil
 	}
 	return e, err
 }

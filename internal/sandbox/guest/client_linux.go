@@ -202,7 +202,7 @@ func (c *Client) take(r report, files []*os.File, s Setup) error {
 	case kindSeen:
 		tellSeen(c.seen, r)
 	case kindUsage:
-		c.usage = sandbox.Usage{Bytes: r.Usage.Bytes, Inodes: r.Usage.Inodes, CPU: time.Duration(r.Usage.CPU), Looks: r.Usage.Looks, Full: string(r.Usage.Full)}
+		c.usage = sandbox.Usage{Bytes: r.Usage.Bytes, Inodes: r.Usage.Inodes, CPU: time.Duration(r.Usage.CPU), Looks: r.Usage.Looks, Full: string(r.Usage.Full), Crowded: r.Usage.Crowded}
 	case kindArrived:
 		c.arrived <- r // judge has bounded them
 	}

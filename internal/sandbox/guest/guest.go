@@ -117,6 +117,8 @@ type Watch struct {
 	CPU    bool  `json:"cpu,omitempty"`
 	// Descriptors: a process may have so many open; 0: they are not counted.
 	Descriptors int64 `json:"descriptors,omitempty"`
+	// Tasks: there may be so many, ours included; 0: they are not counted.
+	Tasks int64 `json:"tasks,omitempty"`
 }
 
 // maxName is how long the name of a process may be: TASK_COMM_LEN.
@@ -130,6 +132,8 @@ type usage struct {
 	Looks  int64 `json:"looks,omitempty"`
 	// Full is a process that has all descriptors open that it may have.
 	Full guard.Bytes `json:"full,omitempty"`
+	// Crowded: hardly another process or thread may be made.
+	Crowded bool `json:"crowded,omitempty"`
 }
 
 // sight is a sandbox.Seen.

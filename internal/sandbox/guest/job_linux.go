@@ -183,6 +183,7 @@ func job() int {
 	if err := hide("bulkhead-job"); err != nil {
 		return 1
 	}
+	prepareThreads(4)
 	for fd := jobSpecFD; fd <= jobTTYFD; fd++ {
 		unix.CloseOnExec(fd)
 	}

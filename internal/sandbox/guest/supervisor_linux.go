@@ -15,6 +15,7 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/childproc"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/frame"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/guard"
+	"github.com/bulkhead-dev/bulkhead/internal/switches"
 	"golang.org/x/sys/unix"
 )
 
@@ -121,6 +122,8 @@ func begin(kept ...int) {
 	err := hide("bulkhead-guest")
 	if err == nil {
 		forgetIgnored()
+	}
+	if err == nil && !switches.Off("descriptors") {
 		err = closeOthers(append(kept, controlFD)...)
 	}
 	if err != nil {
@@ -160,7 +163,11 @@ func superviseConfined() int {
 
 // superviseWith is the supervisor for the rest of its life.
 func superviseWith(conn *frame.Conn, setup Setup, oomScore *os.File) int {
-	prepareThreads()
+	threads := 8
+	if setup.Guard != nil {
+		threads += 8 // its workers wait in the kernel
+	}
+	prepareThreads(threads)
 	fail := func(err error) int { return failSetup(conn, err) }
 	devices, err := devicesOf(setup.Layers)
 	if err == nil {

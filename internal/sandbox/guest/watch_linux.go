@@ -91,6 +91,9 @@ func (w *watcher) look() (u usage) {
 	if w.CPU {
 		u.CPU = int64(processorTime(os.DirFS("/proc")))
 	}
+	if w.Tasks > 0 {
+		u.Crowded = tasks(os.DirFS("/proc"))*20 >= w.Tasks*19
+	}
 	if w.Descriptors > 0 {
 		u.Full = fullProcess("/proc", int(w.Descriptors))
 	}
@@ -138,6 +141,25 @@ func processorTime(proc fs.FS) (sum time.Duration) {
 		sum += ticks(stat, pid == 1)
 	}
 	return sum
+}
+
+// tasks counts processes and threads.
+func tasks(proc fs.FS) (n int64) {
+	entries, _ := fs.ReadDir(proc, ".")
+	for _, e := range entries {
+		if _, err := strconv.Atoi(e.Name()); err != nil {
+			continue
+		}
+		stat, err := fs.ReadFile(proc, e.Name()+"/stat")
+		if err != nil {
+			continue
+		}
+		if f := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:]); len(f) > 17 {
+			threads, _ := strconv.ParseInt(string(f[17]), 10, 64)
+			n += threads
+		}
+	}
+	return n
 }
 
 // ticks reads proc_pid_stat(5): utime and stime, unless only those of children

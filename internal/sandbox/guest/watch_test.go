@@ -80,6 +80,16 @@ func TestProcessorTime(t *testing.T) {
 	}
 }
 
+func TestTasks(t *testing.T) {
+	proc := t.TempDir()
+	stat(t, proc, "1", "guest", "1", "/guest")
+	stat(t, proc, "7", "x) R 1", "1", "/x")
+	os.Mkdir(proc+"/self", 0o755)
+	if got := tasks(os.DirFS(proc)); got != 2*17 { // as many threads as the field's number says
+		t.Errorf("%d", got)
+	}
+}
+
 func TestFullProcess(t *testing.T) {
 	proc := t.TempDir()
 	for name, open := range map[string]int{"1": 9, "7": 2, "8": 3, "self": 9} {

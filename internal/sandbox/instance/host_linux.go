@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -92,7 +91,7 @@ type Remedy struct {
 // Explain turns what the parts of a sandbox said into an error that names the
 // remedy: first the backend's own, then those that all share.
 func Explain(text string, own ...Remedy) error {
-	text = strings.TrimSpace(text)
+	text = words(text)
 	if of, ok := warden.LayerFailed(text); ok {
 		return ExplainLayer(of)
 	}
@@ -100,7 +99,7 @@ func Explain(text string, own ...Remedy) error {
 		return ExplainExchanged(what)
 	}
 	common := []Remedy{
-		{[]string{"Resource temporarily unavailable", "resource temporarily unavailable"}, tasksRemedy},
+		{[]string{noRoom, "Resource temporarily unavailable", "resource temporarily unavailable"}, tasksRemedy},
 		{[]string{"No space left on device", "no space left on device", "max_user_namespaces"},
 			"the limit on user namespaces may be reached: sudo sysctl -w user.max_user_namespaces=100000"},
 		{[]string{"new namespace", "uid map", "gid map", "clone", "starting the warden", "fork/exec", "a proc of its own", "separating mounts", "pivot_root"},
@@ -125,19 +124,4 @@ func Explain(text string, own ...Remedy) error {
 
 func setUp(text, remedy string) error {
 	return vocabulary.Exitf(vocabulary.ExitNoIsolation, "the sandbox could not be set up: %s\n%s", text, remedy)
-}
-
-const tasksRemedy = "this host, or this user, has as many processes and threads as may be: end sessions (bulkhead session list), " +
-	"or raise the limit: sudo sysctl -w kernel.pid_max=4194304; for a user: ulimit -u"
-
-// crowded says whether hardly any number is left for another process.
-func crowded(loadavg, pidMax string) bool {
-	f := strings.Fields(loadavg) // "0.20 0.18 0.12 1/80 11206": running and all tasks
-	if len(f) < 4 {
-		return false
-	}
-	_, all, _ := strings.Cut(f[3], "/")
-	tasks, err := strconv.Atoi(all)
-	most, merr := strconv.Atoi(pidMax)
-	return err == nil && merr == nil && tasks > most-most/20
 }

@@ -52,6 +52,8 @@ type Parts struct {
 	// Trace takes over the listening socket for monitoring, if the warden was to make
 	// one.
 	Trace func(listener *os.File)
+	// RefusedTasks is what Trace counted; nil: it counts nothing.
+	RefusedTasks func() int64
 	// Runtime is what the warden runs ("bwrap"), for messages.
 	Runtime string
 	// Explain turns what the warden or the runtime said into an error with the
@@ -65,6 +67,7 @@ type Instance struct {
 
 	known chan struct{} // closed when the pid (and the TAP) are there
 	words chan struct{} // closed when the warden says no more
+	trace chan struct{} // closed when Trace has returned; nil: it was not called
 	done  chan struct{}
 
 	mu     sync.Mutex
@@ -80,7 +83,8 @@ type Instance struct {
 	killed    bool
 	cause     error
 	exceeded  []string
-	oom       bool
+
+	oomKills, refusedTasks int64
 }
 
 // New takes the parts over.
@@ -106,7 +110,11 @@ func (i *Instance) listen() {
 			i.link = f
 		case warden.KindTrace:
 			if i.Trace != nil && f != nil {
-				go i.Trace(f)
+				i.trace = make(chan struct{})
+				go func() {
+					defer close(i.trace)
+					i.Trace(f)
+				}()
 			}
 		case warden.KindLayer:
 			i.layers = append(i.layers, r.Device)
@@ -116,15 +124,14 @@ func (i *Instance) listen() {
 				i.pidfd = fd
 			}
 		case warden.KindError:
-			i.failed = r.Text
+			i.failed = words(r.Text)
 		case warden.KindLimit:
 			i.limit = r.Text
 		case warden.KindEnded:
 			i.ended = true
-			i.exceeded = exceeded(i.Spec.Limits, r.OOMKills, r.RefusedTasks)
-			i.oom = r.OOMKills > 0
+			i.oomKills, i.refusedTasks = r.OOMKills, r.RefusedTasks
 			if r.Text != "" {
-				i.failed = r.Text
+				i.failed = words(r.Text)
 			}
 		}
 		if !announced && i.pid > 0 && (i.link != nil || i.Spec.Network != sandbox.NetTAP) {
@@ -217,7 +224,6 @@ func (i *Instance) supervise() {
 		case <-time.After(wardenPatience):
 		}
 	}
-
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if !i.ended {
@@ -234,8 +240,18 @@ func (i *Instance) supervise() {
 		i.pidfd = -1
 	}
 	if !i.ended { // the warden can't tell any more
-		i.exceeded = exceeded(i.Spec.Limits, i.Limits.Group.OOMKills(), i.Limits.Group.RefusedTasks())
+		i.oomKills, i.refusedTasks = i.Limits.Group.OOMKills(), i.Limits.Group.RefusedTasks()
 	}
+	if i.trace != nil { // it has its last points from the dead
+		select {
+		case <-i.trace:
+		case <-time.After(wardenPatience):
+		}
+	}
+	if i.RefusedTasks != nil {
+		i.refusedTasks += i.RefusedTasks()
+	}
+	i.exceeded = exceeded(i.Spec.Limits, i.oomKills, i.refusedTasks)
 	if i.limit != "" {
 		i.exceeded = append(i.exceeded, i.limit)
 	}
@@ -255,10 +271,14 @@ func (i *Instance) judge() error {
 		return fmt.Errorf("the sandbox exceeded its limit on %s and was ended", i.limit)
 	case i.killed:
 		return nil
-	case i.oom:
+	case i.oomKills > 0:
 		return fmt.Errorf("the sandbox exceeded its limit on %s", strings.Join(i.exceeded, " and on "))
 	case !i.ended:
 		return errors.New("the sandbox ended: its warden died")
+	case i.failed == noRoom && i.refusedTasks > 0:
+		return fmt.Errorf("the sandbox ended: %s within its limit on %s\nraise limits.pids, or let the work need less", noRoom, strings.Join(i.exceeded, " and on "))
+	case i.failed == noRoom:
+		return fmt.Errorf("the sandbox ended: %s\n%s", noRoom, tasksRemedy)
 	case i.failed != "":
 		return fmt.Errorf("the sandbox ended: %s", i.failed)
 	case i.unguarded:
@@ -361,7 +381,7 @@ func (i *Instance) Kill() error {
 	<-i.done
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.limit != "" || i.oom {
+	if i.limit != "" || i.oomKills > 0 {
 		return nil // a limit did it before
 	}
 	return i.cause

@@ -27,6 +27,8 @@ type Enforcement struct {
 	Memory int64  // bytes, for the warden to watch
 	Tasks  uint64 // RLIMIT_NPROC
 	CPUs   []int  // processors to run on
+	// Counted: who runs the sandbox hears of each task that Tasks refuses.
+	Counted bool
 }
 
 // Enforce chooses the means for each limit. A limit without means is an error.
@@ -166,7 +168,7 @@ func survey(g *cgroup.Group, root bool) []kernel.Limit {
 		m := kernel.Means{Status: kernel.Limited, By: "that many whole processors, and no others; less than one is refused"}
 		cpus.Process, cpus.Container = m, m
 	}
-	disk := holds("the size of each private folder, and RLIMIT_FSIZE; all together, with a staged layer, by looking once a second")
+	disk := holds("the size of each private folder, and RLIMIT_FSIZE; all together, with a staged layer and without what is written straight into a workspace, by looking once a second")
 	looking, session := holds("looking once a second"), holds("the session")
 	return []kernel.Limit{
 		mem, pids, cpus,
@@ -179,7 +181,7 @@ func survey(g *cgroup.Group, root bool) []kernel.Limit {
 // Setup is what every supervisor is told; memory are the sandbox's memory file
 // systems.
 func (e *Enforcement) Setup(spec sandbox.Spec, memory []string) guest.Setup {
-	s := guest.Setup{TaskLimit: e.Tasks, Ports: spec.HostPorts, Watch: watch(spec.Limits, memory),
+	s := guest.Setup{TaskLimit: e.Tasks, Ports: spec.HostPorts, Watch: e.watch(spec.Limits, memory),
 		FileLimit: uint64(spec.Limits.Disk), DescriptorLimit: uint64(spec.Limits.Descriptors)}
 	if spec.Network == sandbox.NetRelay {
 		s.RelayPort = sandbox.RelayPort
@@ -189,11 +191,15 @@ func (e *Enforcement) Setup(spec sandbox.Spec, memory []string) guest.Setup {
 
 // watch is what a supervisor has to look at for the limits that a session
 // enforces; memory are the sandbox's memory file systems.
-func watch(l sandbox.Limits, memory []string) *guest.Watch {
-	if l.Disk == 0 && l.Inodes == 0 && l.Idle == 0 && l.Descriptors == 0 {
+func (e *Enforcement) watch(l sandbox.Limits, memory []string) *guest.Watch {
+	tasks := int64(e.Tasks)
+	if e.Counted {
+		tasks = 0
+	}
+	if l.Disk == 0 && l.Inodes == 0 && l.Idle == 0 && l.Descriptors == 0 && tasks == 0 {
 		return nil
 	}
-	w := &guest.Watch{Inodes: l.Inodes, CPU: l.Idle > 0, Descriptors: l.Descriptors}
+	w := &guest.Watch{Inodes: l.Inodes, CPU: l.Idle > 0, Descriptors: l.Descriptors, Tasks: tasks}
 	if l.Disk > 0 || l.Inodes > 0 {
 		w.Memory = memory
 	}

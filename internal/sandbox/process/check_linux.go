@@ -10,6 +10,9 @@ import (
 	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
 )
 
+// needed is how many tasks start with a sandbox.
+const needed = 24
+
 // Check implements sandbox.Backend. It starts nothing: what only shows when
 // bwrap runs is said by Prepare, in the same words.
 func (b *Backend) Check(spec sandbox.Spec) error {
@@ -22,6 +25,9 @@ func (b *Backend) Check(spec sandbox.Spec) error {
 				"use Linux 5.13 or newer and add landlock to the lsm= boot parameter (see /sys/kernel/security/lsm)")
 	}
 	if err := instance.CheckNamespaces(); err != nil {
+		return err
+	}
+	if err := instance.CheckRoom(needed); err != nil {
 		return err
 	}
 	if err := instance.CheckWrites(spec, 1); err != nil || spec.Network != sandbox.NetTAP {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -211,30 +212,46 @@ func TestSweep(t *testing.T) {
 	if err := dead.Run(); err != nil {
 		t.Fatal(err)
 	}
-	orphan := filepath.Join(filepath.Dir(g.Dirs[0]), fmt.Sprintf("%s%d-s-orphan", cgroup.Prefix, dead.Process.Pid))
-	// A folder that was just made may be another pid namespace's, about to be joined.
-	fresh := orphan + "-fresh"
-	for _, d := range []string{orphan, fresh} {
+	parent := filepath.Dir(g.Dirs[0])
+	orphan := filepath.Join(parent, fmt.Sprintf("%s%d-s-orphan", cgroup.Prefix, dead.Process.Pid))
+	used := orphan + "-used"
+	// A process id comes again: this one is alive, and not the one that made it.
+	again := filepath.Join(parent, fmt.Sprintf("%s%d-s-orphan", cgroup.Prefix, os.Getpid()))
+	for _, d := range []string{orphan, used, again} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	defer os.Remove(fresh)
-	old := time.Now().Add(-time.Hour)
-	if err := os.Chtimes(orphan, old, old); err != nil {
+	runs := exec.Command("sleep", "1000")
+	if err := runs.Start(); err != nil {
 		t.Fatal(err)
 	}
-	cgroup.Remove(g.Dirs)
-	g, err = cgroup.Create("s-sweeptest", cgroup.Limits{PIDs: 10})
-	if err != nil {
+	defer func() {
+		runs.Process.Kill()
+		runs.Wait()
+		cgroup.Remove([]string{used})
+	}()
+	if err := os.WriteFile(filepath.Join(used, "cgroup.procs"), []byte(strconv.Itoa(runs.Process.Pid)), 0); err != nil {
 		t.Fatal(err)
 	}
-	defer cgroup.Remove(g.Dirs)
-	if _, err := os.Stat(fresh); err != nil {
+	empty, old := g.Dirs[0], time.Now().Add(-time.Hour) // empty is about to be joined
+	for _, d := range []string{empty, again} {
+		if err := os.Chtimes(d, old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cgroup.Sweep()
+	if _, err := os.Stat(empty); err != nil {
 		t.Error("a folder that is about to be joined was taken away")
 	}
-	if _, err := os.Stat(orphan); err == nil {
-		os.Remove(orphan)
-		t.Error("the orphan is still there")
+	if _, err := os.Stat(used); err != nil {
+		t.Error("a folder in which something runs was taken away")
 	}
+	for _, d := range []string{orphan, again} {
+		if _, err := os.Stat(d); err == nil {
+			os.Remove(d)
+			t.Errorf("%s is still there", d)
+		}
+	}
+	runtime.KeepAlive(g)
 }

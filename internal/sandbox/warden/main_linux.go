@@ -16,6 +16,7 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/childproc"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest/frame"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/process/cgroup"
+	"github.com/bulkhead-dev/bulkhead/internal/switches"
 	"golang.org/x/sys/unix"
 )
 
@@ -40,8 +41,10 @@ func run() int {
 	// The runtime's death signal is tied to the thread that forked it: this one,
 	// which lives as long as the process.
 	runtime.LockOSThread()
-	if err := childproc.CloseInherited(3); err != nil {
-		return 1
+	if !switches.Off("descriptors") {
+		if err := childproc.CloseInherited(3); err != nil {
+			return 1
+		}
 	}
 	conn, err := frame.New(os.NewFile(3, "control socket"))
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 )
 
@@ -28,6 +29,7 @@ const (
 	Exec
 	Exit
 	Open
+	Refused // a process or thread, for want of room
 )
 
 // Point is one thing that happened. What a kind does not have is zero.
@@ -54,7 +56,10 @@ const (
 	typeClone  = 2
 	typeExec   = 3
 	typeExit   = 4
+	typeCall   = 6
 	typeOpen   = 7
+
+	noRoom = 11 // EAGAIN
 )
 
 var errMalformed = errors.New("a message of the sentry's monitoring is malformed")
@@ -102,6 +107,18 @@ func Read(message []byte) (p Point, err error) {
 				p.Status = int32(v)
 			}
 			return nil
+		}, &p)
+	case typeCall: // Init asks for those only that make a task
+		err = fields(body, func(n int, _ uint64, b []byte) error {
+			if n != 2 {
+				return nil
+			}
+			return walk(b, func(n int, v uint64, _ []byte) error {
+				if n == 2 && v == noRoom {
+					p.Kind = Refused
+				}
+				return nil
+			})
 		}, &p)
 	case typeOpen:
 		p.Kind = Open
@@ -193,8 +210,9 @@ func walk(msg []byte, each func(n int, v uint64, b []byte) error) error {
 // Handshake is what a sink says first and gets back: that this is version 1.
 var Handshake = []byte{1 << 3, 1}
 
-// Init is the configuration that makes runsc send its points to a socket.
-func Init(endpoint string, files bool) ([]byte, error) {
+// Init is the configuration that makes runsc send its points to a socket: with opened
+// files, and with refused tasks.
+func Init(endpoint string, files, refused bool) ([]byte, error) {
 	type point struct {
 		Name     string   `json:"name"`
 		Optional []string `json:"optional_fields,omitempty"`
@@ -207,6 +225,11 @@ func Init(endpoint string, files bool) ([]byte, error) {
 		points = append(points, point{"syscall/openat/exit", []string{"fd_path"}, where})
 		for _, old := range oldOpens {
 			points = append(points, point{old, nil, where})
+		}
+	}
+	if refused {
+		for _, n := range taskCalls {
+			points = append(points, point{fmt.Sprintf("syscall/sysno/%d/exit", n), nil, nil})
 		}
 	}
 	type sink struct {

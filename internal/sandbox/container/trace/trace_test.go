@@ -33,6 +33,8 @@ func messages() map[string][]byte {
 		"fork":   message(typeClone, 0, join(context, number(3, 12), number(4, 12))...),
 		"thread": message(typeClone, 0, join(context, number(3, 12), number(4, 7))...),
 		"open":   message(typeOpen, 0, join(context, text(2, string(number(1, 3))), text(5, "/else"), text(6, "f"), number(7, 0x41))...),
+		"full":   message(typeCall, 0, join(text(2, string(number(2, 11))), number(4, 56))...),
+		"made":   message(typeCall, 0, join(text(2, string(number(1, 12))), number(4, 56))...),
 		"failed": message(typeOpen, 0, join(context, text(2, string(number(2, 13))), text(6, "/f"))...),
 		"other":  message(99, 1, 0xff),
 	}
@@ -46,6 +48,8 @@ func TestRead(t *testing.T) {
 		"thread": {Kind: Other, PID: 7, Name: "sh", At: "/work", Child: 7},
 		"open":   {Kind: Open, PID: 7, Name: "sh", Path: "f", At: "/else", Flags: 0x41},
 		"failed": {Kind: Open, PID: 7, Name: "sh", Path: "/f", At: "/work", Failed: true},
+		"full":   {Kind: Refused},
+		"made":   {},
 		"other":  {Lost: 1},
 	}
 	for name, m := range messages() {
@@ -62,11 +66,11 @@ func TestRead(t *testing.T) {
 }
 
 func TestInit(t *testing.T) {
-	with, err := Init("@e", true)
+	with, err := Init("@e", true, false)
 	if err != nil || !strings.Contains(string(with), `"syscall/openat/exit"`) || !strings.Contains(string(with), `"endpoint":"@e"`) {
 		t.Errorf("%s, %v", with, err)
 	}
-	if without, _ := Init("@e", false); strings.Contains(string(without), "open") || strings.Contains(string(without), "env") {
+	if without, _ := Init("@e", false, true); strings.Contains(string(without), "open") || strings.Contains(string(without), "env") || !strings.Contains(string(without), `"syscall/sysno/435/exit"`) {
 		t.Errorf("%s", without)
 	}
 }

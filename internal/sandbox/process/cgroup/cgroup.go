@@ -11,17 +11,18 @@ package cgroup
 
 import (
 	"bytes"
+	"os"
 	"path"
 	"strconv"
 	"strings"
 )
 
-// Overhead is how many tasks of our own live in a sandbox's cgroup: bwrap, the
-// supervisor and its threads.
-const Overhead = 24
+// Overhead is how many tasks of our own live beside a sandbox's: bwrap, the
+// supervisor, who leads a terminal's session, and their threads.
+const Overhead = 32
 
 // Prefix starts the name of every folder we make; the controller's process id
-// and the session follow.
+// and the session follow, for people.
 const Prefix = "bulkhead-"
 
 // Limits to enforce; zero is none.
@@ -41,6 +42,8 @@ type Group struct {
 	Memory string `json:"memory,omitempty"`
 	PIDs   string `json:"pids,omitempty"`
 	CPUs   string `json:"cpus,omitempty"`
+
+	held []*os.File // Dirs, against a sweep
 }
 
 // Kind names the kind of cgroup that it is.

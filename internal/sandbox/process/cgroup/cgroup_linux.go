@@ -35,7 +35,9 @@ func Create(session string, l Limits) (*Group, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cgroups: %w", err)
 	}
-	return create(hierarchies(mountinfo, own), fmt.Sprintf("%s%d-%s", Prefix, os.Getpid(), session), l)
+	hs := hierarchies(mountinfo, own)
+	sweep(hs)
+	return create(hs, fmt.Sprintf("%s%d-%s", Prefix, os.Getpid(), session), l)
 }
 
 func create(hs []hierarchy, name string, l Limits) (*Group, error) {
@@ -65,7 +67,7 @@ func (g *Group) legacy(h hierarchy, name string, l Limits) error {
 	}
 	parent := filepath.Join(h.mount, h.own)
 	dir := filepath.Join(parent, name)
-	if ok, err := makeDir(parent, dir); !ok {
+	if ok, err := g.makeDir(dir); !ok {
 		return err
 	}
 	g.Dirs = append(g.Dirs, dir)
@@ -114,7 +116,7 @@ func (g *Group) unified(h hierarchy, name string, l Limits) error {
 		cpus := l.CPUs > 0 && g.CPUs == "" && slices.Contains(given, "cpu")
 		dir := filepath.Join(parent, name)
 		if (memory || pids || cpus) && unix.Access(filepath.Join(parent, "cgroup.procs"), unix.W_OK) == nil {
-			ok, err := makeDir(parent, dir)
+			ok, err := g.makeDir(dir)
 			if err != nil {
 				return err
 			}
@@ -156,45 +158,118 @@ func (g *Group) limitUnified(dir string, l Limits, memory, pids, cpus bool) erro
 
 func quota(cpus float64) int { return max(1000, int(math.Floor(cpus*cpuPeriod))) }
 
-// makeDir makes the session's folder and takes away what dead controllers left
-// beside it. False without an error: it is not ours to make here.
-func makeDir(parent, dir string) (bool, error) {
-	err := os.Mkdir(dir, 0o755)
-	if errors.Is(err, os.ErrExist) {
-		return false, fmt.Errorf("%s exists: the session has a sandbox already", dir)
+// makeDir makes the session's folder and holds it. False without an error: it is not
+// ours to make here.
+func (g *Group) makeDir(dir string) (bool, error) {
+	const tries = 1000 // a sweep is in its way for a moment at most
+	for n := range tries {
+		err := os.Mkdir(dir, 0o755)
+		if errors.Is(err, os.ErrExist) && n == 0 {
+			return false, fmt.Errorf("%s exists: the session has a sandbox already", dir)
+		}
+		if err != nil && !errors.Is(err, os.ErrExist) {
+			return false, nil
+		}
+		if f := hold(dir); f != nil {
+			g.held = append(g.held, f)
+			return true, nil
+		}
+		time.Sleep(time.Millisecond)
 	}
-	if err != nil {
-		return false, nil
-	}
-	sweep(parent)
-	return true, nil
+	return false, fmt.Errorf("%s: somebody else holds it", dir)
 }
 
-// young folders may be about to be joined.
+// hold locks a folder, so that no sweep removes it while it is empty: before the
+// sandbox starts in it. Nil: somebody holds it, or it is gone.
+func hold(dir string) *os.File {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil
+	}
+	var here, there unix.Stat_t
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil &&
+		unix.Fstat(int(f.Fd()), &here) == nil && unix.Lstat(dir, &there) == nil && here.Ino == there.Ino {
+		return f
+	}
+	f.Close()
+	return nil
+}
+
+// young folders with the number of a process that lives may be an earlier version's,
+// which did not hold them, about to be joined.
 const young = time.Minute
 
-// sweep removes folders whose controller and warden were both killed. rmdir
-// fails on a folder in which something still runs. A controller in another pid
-// namespace looks dead from here: its new folder is empty for a moment, so
-// young ones are left alone.
-func sweep(parent string) {
-	entries, err := os.ReadDir(parent)
+// Sweep removes folders whose controller and warden were both killed, where this
+// process could make one: those that nobody holds and in which nothing runs.
+func Sweep() {
+	mountinfo, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return
 	}
-	for _, e := range entries {
-		rest, ok := strings.CutPrefix(e.Name(), Prefix)
-		if !ok {
-			continue
-		}
-		pid, err := strconv.Atoi(strings.SplitN(rest, "-", 2)[0])
-		if st, statErr := e.Info(); statErr != nil || time.Since(st.ModTime()) < young {
-			continue
-		}
-		if err == nil && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
-			_ = unix.Rmdir(filepath.Join(parent, e.Name()))
+	if own, err := os.ReadFile("/proc/self/cgroup"); err == nil {
+		sweep(hierarchies(mountinfo, own))
+	}
+}
+
+func sweep(hs []hierarchy) {
+	for _, h := range hs {
+		for at := h.own; ; at = filepath.Dir(at) {
+			left, _ := filepath.Glob(filepath.Join(h.mount, at, Prefix+"*-*"))
+			for _, dir := range left {
+				if maybeJoined(dir) {
+					continue
+				}
+				if f := hold(dir); f != nil {
+					_ = unix.Rmdir(dir) // fails where something runs
+					f.Close()
+				}
+			}
+			if !h.v2 || at == "/" || at == "." {
+				break
+			}
 		}
 	}
+}
+
+func maybeJoined(dir string) bool {
+	st, err := os.Stat(dir)
+	if err != nil || time.Since(st.ModTime()) > young {
+		return false
+	}
+	name, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), Prefix), "-")
+	pid, err := strconv.Atoi(name)
+	return err == nil && !errors.Is(unix.Kill(pid, 0), unix.ESRCH)
+}
+
+// Room says how many more tasks the cgroup of this process and those above it allow,
+// and by which file; false if none says so.
+func Room() (free int, file string, ok bool) {
+	mountinfo, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return 0, "", false
+	}
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return 0, "", false
+	}
+	return room(hierarchies(mountinfo, own))
+}
+
+func room(hs []hierarchy) (free int, file string, ok bool) {
+	for _, h := range hs {
+		for at := h.own; h.v2 || slices.Contains(h.controllers, "pids"); at = filepath.Dir(at) {
+			dir := filepath.Join(h.mount, at)
+			most, err := strconv.Atoi(strings.TrimSpace(read(dir, "pids.max"))) // "max" is no number
+			now, nerr := strconv.Atoi(strings.TrimSpace(read(dir, "pids.current")))
+			if err == nil && nerr == nil && (!ok || most-now < free) {
+				free, file, ok = most-now, filepath.Join(dir, "pids.max"), true
+			}
+			if at == "/" || at == "." {
+				break
+			}
+		}
+	}
+	return free, file, ok
 }
 
 // OOMKills says how many processes the kernel killed for the memory limit.

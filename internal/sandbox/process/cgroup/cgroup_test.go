@@ -58,7 +58,7 @@ func TestUnified(t *testing.T) {
 	if err := g.limitUnified(dir, Limits{Memory: 1 << 20, PIDs: 5}, true, true, false); err != nil {
 		t.Fatal(err)
 	}
-	for f, want := range map[string]string{"memory.max": "1048576", "memory.swap.max": "0", "pids.max": "29"} {
+	for f, want := range map[string]string{"memory.max": "1048576", "memory.swap.max": "0", "pids.max": "37"} {
 		if got, _ := os.ReadFile(dir + "/" + f); string(got) != want {
 			t.Errorf("%s: %q, want %q", f, got, want)
 		}
@@ -79,4 +79,35 @@ func FuzzHierarchies(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestRoom: the closest limit counts, of this process's own cgroup or one above it.
+func TestRoom(t *testing.T) {
+	root := t.TempDir()
+	own := filepath.Join(root, "a", "b")
+	if err := os.MkdirAll(own, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write := func(dir, most, now string) {
+		for name, value := range map[string]string{"pids.max": most, "pids.current": now} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(value+"\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	v1 := hierarchy{controllers: []string{"pids"}, mount: root, own: "/a/b"}
+	if free, at, ok := room([]hierarchy{v1, {controllers: []string{"cpu"}, mount: root, own: "/a"}}); ok {
+		t.Errorf("without a limit: %d by %s", free, at)
+	}
+	write(own, "max", "3")
+	write(filepath.Dir(own), "40", "30")
+	for _, h := range []hierarchy{v1, {v2: true, mount: root, own: "/a/b"}} {
+		if free, at, ok := room([]hierarchy{h}); free != 10 || at != filepath.Join(root, "a", "pids.max") || !ok {
+			t.Errorf("%+v: %d by %s, %v", h, free, at, ok)
+		}
+	}
+	write(own, "5", "3")
+	if free, at, ok := room([]hierarchy{v1}); free != 2 || at != filepath.Join(own, "pids.max") || !ok {
+		t.Errorf("%d by %s, %v", free, at, ok)
+	}
 }

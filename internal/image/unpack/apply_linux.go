@@ -1,4 +1,4 @@
-package image
+package unpack
 
 import (
 	"archive/tar"
@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bulkhead-dev/bulkhead/internal/switches"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,7 +25,6 @@ type applier struct {
 	lim     Limits
 	bytes   int64
 	entries int
-	skipped int // devices below /dev
 
 	made  map[string]bool // what this layer put there: marks of removal leave it
 	lastN string
@@ -55,13 +55,13 @@ func (a *applier) layer(r io.Reader) error {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("its tar file: %s", printable(err.Error()))
+			return fmt.Errorf("its tar file: %s", Printable(err.Error()))
 		}
 		if a.entries++; a.entries > a.lim.Entries {
 			return fmt.Errorf("it holds more than %d files", a.lim.Entries)
 		}
 		if err := a.entry(h, t); err != nil {
-			return fmt.Errorf("%s: %w", printable(h.Name), err)
+			return fmt.Errorf("%s: %w", Printable(h.Name), err)
 		}
 	}
 }
@@ -76,7 +76,7 @@ func (a *applier) split(name string) ([]string, error) {
 		switch {
 		case e == "" || e == ".":
 			continue
-		case e == "..":
+		case e == ".." && !switches.Off("unpacking"):
 			return nil, errors.New("its path leads upwards (..)")
 		case len(e) > maxName:
 			return nil, fmt.Errorf("a name of %d bytes; %d are the most", len(e), maxName)
@@ -118,7 +118,6 @@ func (a *applier) entry(h *tar.Header, content io.Reader) error {
 	case tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeLink:
 	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
 		if elements[0] == "dev" {
-			a.skipped++
 			return nil
 		}
 		return errors.New("it is a device or a pipe")
@@ -171,7 +170,7 @@ func (a *applier) folder(elements []string, create bool) (*place, error) {
 	for pending := slices.Clone(elements); len(pending) > 0; {
 		e := pending[0]
 		pending = pending[1:]
-		if e == ".." {
+		if e == ".." && !switches.Off("unpacking") {
 			if len(name) == 0 {
 				return nil, errors.New("a link on its way leads out of the image")
 			}
@@ -196,13 +195,13 @@ func (a *applier) folder(elements []string, create bool) (*place, error) {
 		case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
 			text, lerr := readlink(at, e)
 			if lerr != nil {
-				return nil, fmt.Errorf("%s is not a folder", printable(e))
+				return nil, fmt.Errorf("%s is not a folder", Printable(e))
 			}
 			if links++; links > 40 {
 				return nil, errors.New("too many links on its way")
 			}
 			if path.IsAbs(text) {
-				return nil, fmt.Errorf("it lies behind the link %s to %s", printable(e), printable(text))
+				return nil, fmt.Errorf("it lies behind the link %s to %s", Printable(e), Printable(text))
 			}
 			var more []string
 			for t := range strings.SplitSeq(text, "/") {
@@ -314,7 +313,7 @@ func (a *applier) symlink(p *place, base, to string) error {
 func (a *applier) link(p *place, base, to string) error {
 	elements, err := a.split(to)
 	if err != nil {
-		return fmt.Errorf("a hard link to %s: %w", printable(to), err)
+		return fmt.Errorf("a hard link to %s: %w", Printable(to), err)
 	}
 	if len(elements) == 0 {
 		return errors.New("a hard link to the root")
@@ -328,7 +327,7 @@ func (a *applier) link(p *place, base, to string) error {
 	self := p.of(base)
 	from, err := a.folder(elements[:len(elements)-1], false)
 	if err != nil {
-		return fmt.Errorf("a hard link to %s: %w", printable(to), err)
+		return fmt.Errorf("a hard link to %s: %w", Printable(to), err)
 	}
 	last := elements[len(elements)-1]
 	if from.of(last) == self {
@@ -336,10 +335,10 @@ func (a *applier) link(p *place, base, to string) error {
 	}
 	var st unix.Stat_t
 	if err := unix.Fstatat(from.fd, last, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return fmt.Errorf("a hard link to %s: %w", printable(to), err)
+		return fmt.Errorf("a hard link to %s: %w", Printable(to), err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return fmt.Errorf("a hard link to %s, which is not a file", printable(to))
+		return fmt.Errorf("a hard link to %s, which is not a file", Printable(to))
 	}
 	if err := unix.Fstatat(dir, base, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		return errors.New("a hard link in the place of a folder")
