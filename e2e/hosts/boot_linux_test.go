@@ -176,13 +176,9 @@ var guestModules = []string{
 }
 
 // boot runs one guest and returns what it found. The console goes to a file.
-func boot(ctx context.Context, h host, kernel, root, work string) ([]result, error) {
+func boot(ctx context.Context, h host, kernel, stories, work string) ([]result, error) {
 	var a archive
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	program, err := os.ReadFile(self)
+	program, err := os.ReadFile(filepath.Join(stories, "hosts.test"))
 	if err != nil {
 		return nil, err
 	}
@@ -217,14 +213,16 @@ func boot(ctx context.Context, h host, kernel, root, work string) ([]result, err
 		return nil, fmt.Errorf("no single kernel in %s: %q %v", kernel, images, err)
 	}
 	args := []string{
-		"-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048", "-M", "q35,sata=off,usb=off", "-nodefaults", "-no-user-config",
+		// One thread for both processors: with two, the code that a running kernel
+		// patches into itself can be executed half patched.
+		"-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "2048", "-M", "q35,sata=off,usb=off", "-nodefaults", "-no-user-config",
 		"-display", "none", "-no-reboot", "-serial", "file:" + filepath.Join(work, "console"),
 		"-kernel", images[0], "-initrd", disk,
-		"-append", "console=ttyS0 quiet panic=-1 mitigations=off bulkhead.host=" + h.name + " bulkhead.bin=" + filepath.Join(root, "bin") + " " + h.boot,
+		"-append", "console=ttyS0 quiet panic=-1 mitigations=off bulkhead.host=" + h.name + " " + h.boot,
 	}
 	for tag, share := range map[string]string{
 		"usr":     "path=/usr,security_model=none,multidevs=remap,readonly=on",
-		"bin":     "path=" + filepath.Join(root, "bin") + ",security_model=none,readonly=on",
+		"stories": "path=" + stories + ",security_model=none,readonly=on",
 		"scratch": "path=" + scratch + ",security_model=none",
 	} {
 		args = append(args, "-fsdev", "local,id="+tag+","+share, "-device", "virtio-9p-pci,fsdev="+tag+",mount_tag="+tag)
@@ -263,6 +261,20 @@ func readResults(file string) ([]result, error) {
 		}
 		list = append(list, r)
 	}
+}
+
+// prepare builds the binaries and the stories of e2e/process into a folder, and
+// this test as it can be a first process: statically linked.
+func prepare(ctx context.Context, root, dir string) error {
+	for _, args := range [][]string{{"-count=1", "./e2e/process"}, {"-c", "-o", filepath.Join(dir, "hosts.test"), "./e2e/hosts"}} {
+		cmd := exec.CommandContext(ctx, "go", append([]string{"test"}, args...)...)
+		cmd.Dir = root
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "BULKHEAD_E2E_PREPARE="+dir)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("go test %s: %w\n%s", args, err, out)
+		}
+	}
+	return nil
 }
 
 // tail is the end of a guest's console.

@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -16,11 +16,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const ordinary = 1000 // the guest's ordinary user
+const (
+	ordinary = 1000 // the guest's ordinary user
+	bin      = "/stories/bin"
+)
 
 // guest is the inside of a host.
 type guest struct {
-	bin     string // where the binaries are
 	results *os.File
 }
 
@@ -114,8 +116,8 @@ func start() (*guest, error) {
 		mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777")
 	}
 	mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755")
-	g := &guest{bin: parameter("bin")}
-	mount("bin", g.bin, "9p", unix.MS_RDONLY, share+",cache=loose")
+	g := &guest{}
+	mount("stories", "/stories", "9p", unix.MS_RDONLY, share+",cache=loose")
 	mount("scratch", "/scratch", "9p", 0, share)
 	must("tun", os.Chmod("/dev/net/tun", 0o666)) // as udev does
 	for name, text := range map[string]string{
@@ -154,29 +156,47 @@ func (g *guest) check(name string, f func() error) {
 	g.write(r)
 }
 
+// person is who runs something, and where that counts.
+type person struct {
+	uid     int
+	cgroups []string // files that take its processes in
+}
+
+var (
+	root = person{}
+	ann  = person{uid: ordinary}
+)
+
+func (p person) in(cgroups ...string) person { p.cgroups = cgroups; return p }
+
+func (p person) home() string {
+	if p.uid == ordinary {
+		return "/home/ann"
+	}
+	return "/root"
+}
+
 // ran is how a command ended.
 type ran struct {
-	code   int
-	stdout string
-	stderr string
+	code           int
+	stdout, stderr string
 }
 
 func (r ran) String() string { return fmt.Sprintf("exit %d\n%s%s", r.code, r.stdout, r.stderr) }
 
-// run runs a command as a user in a folder.
-func (g *guest) run(uid int, dir string, args ...string) ran {
-	home := "/root"
-	if uid == ordinary {
-		home = "/home/ann"
-	}
-	cmd := exec.Command(args[0], args[1:]...)
-	var stdout, stderr bytes.Buffer
-	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &stdout, &stderr
-	cmd.Env = []string{"HOME=" + home, "PATH=" + g.bin + ":/usr/sbin:/usr/bin:/sbin:/bin", fmt.Sprint("XDG_RUNTIME_DIR=/run/user/", uid), "TERM=dumb"}
+// command is a command as a person runs it.
+func (p person) command(dir string, args ...string) *exec.Cmd {
+	script := `for f in $CGROUPS; do echo 0 >$f; done; unset CGROUPS; exec setpriv --reuid $0 --regid $0 --clear-groups -- "$@"`
+	cmd := exec.Command("/bin/sh", append([]string{"-ec", script, strconv.Itoa(p.uid)}, args...)...)
+	cmd.Dir = dir
+	cmd.Env = []string{"HOME=" + p.home(), "PATH=" + bin + ":/usr/sbin:/usr/bin:/sbin:/bin", fmt.Sprint("XDG_RUNTIME_DIR=/run/user/", p.uid), "TERM=dumb", "CGROUPS=" + strings.Join(p.cgroups, " ")}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if uid != 0 {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}
-	}
+	return cmd
+}
+
+func finish(cmd *exec.Cmd) ran {
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
@@ -185,16 +205,38 @@ func (g *guest) run(uid int, dir string, args ...string) ran {
 	return ran{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
 
-func (g *guest) bulkhead(uid int, dir string, args ...string) ran {
-	return g.run(uid, dir, append([]string{filepath.Join(g.bin, "bulkhead")}, args...)...)
+// bulkhead runs it in a folder with arguments.
+func (p person) bulkhead(dir string, args ...string) ran {
+	return finish(p.command(dir, append([]string{bin + "/bulkhead"}, args...)...))
+}
+
+// stories runs stories of e2e/process below a folder, "" for /tmp.
+func (p person) stories(isolation, below, pattern string) error {
+	if below == "" {
+		below = "/tmp"
+	}
+	cmd := p.command("/stories", "./process.test", "-test.run", "^TestStories$/^("+pattern+")$", "-test.v")
+	cmd.Env = append(cmd.Env, "BULKHEAD_E2E_SHARED=/stories", "GOTMPDIR="+below, "TMPDIR="+below)
+	if isolation != "process" {
+		cmd.Env = append(cmd.Env, "BULKHEAD_E2E_ISOLATION="+isolation)
+	}
+	r := finish(cmd)
+	want := strings.Count(pattern, "|") + 1
+	if got := strings.Count(r.stdout, "    --- PASS: TestStories/"); r.code != 0 || got != want {
+		return fmt.Errorf("%d of %d stories passed, %v", got, want, r)
+	}
+	return nil
 }
 
 var hosts = []host{
-	{name: "v2", kernel: linux61, checks: func(g *guest) {
-		g.check("doctor", func() error {
-			fmt.Println(g.bulkhead(0, "/root", "doctor"))
-			fmt.Println(g.bulkhead(ordinary, "/home/ann", "doctor"))
-			return nil
-		})
+	{name: "v2", kernel: linux612, checks: func(g *guest) {
+		rootScope, login, delegated, err := unified()
+		g.check("cgroups", func() error { return err })
+		for name, p := range map[string]person{"root": root.in(rootScope), "delegated": ann.in(delegated), "login": ann.in(login)} {
+			g.check("doctor "+name, func() error { fmt.Println(p.bulkhead("/", "doctor")); return nil })
+			for _, tier := range []string{"process", "container"} {
+				g.check(name+" "+tier, func() error { return p.stories(tier, "", "limits|limits_kept|workspace") })
+			}
+		}
 	}},
 }

@@ -4,8 +4,11 @@
 // e2e-hosts` runs it. It needs the packages of `scripts/install-deps hosts`,
 // and Debian's archive once; afterwards .cache/hosts serves.
 //
-// A guest has the machine's /usr and bin/ read-only, a folder to write its
-// results to, and no network. Its first process is this very test binary.
+// A guest has the machine's /usr and the stories of e2e/process with their
+// binaries, both read-only, a folder to write its results to, and no network. Its
+// first process is this very test binary. Where a host has what a story takes for
+// granted the story itself runs there, as root or as the ordinary user, in the tier
+// and on the file system that the host is about.
 //
 // BULKHEAD_E2E_HOST, a regular expression, chooses among the hosts.
 package hosts
@@ -15,6 +18,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 	"time"
 )
@@ -55,7 +59,18 @@ func TestHosts(t *testing.T) {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	chosen, err := regexp.Compile(os.Getenv("BULKHEAD_E2E_HOST"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stories := filepath.Join(t.TempDir(), "stories")
+	if err := prepare(t.Context(), root, stories); err != nil {
+		t.Fatal(err)
+	}
 	for _, h := range hosts {
+		if !chosen.MatchString(h.name) {
+			continue
+		}
 		t.Run(h.name, func(t *testing.T) {
 			kernel, err := kernelDir(cache, h.kernel)
 			if err != nil {
@@ -64,7 +79,7 @@ func TestHosts(t *testing.T) {
 			work := t.TempDir()
 			ctx, cancel := context.WithTimeout(t.Context(), bootTime)
 			defer cancel()
-			results, err := boot(ctx, h, kernel, root, work)
+			results, err := boot(ctx, h, kernel, stories, work)
 			console := filepath.Join(cache, h.name+".console")
 			_ = os.Rename(filepath.Join(work, "console"), console)
 			for _, r := range results {
