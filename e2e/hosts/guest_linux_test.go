@@ -227,16 +227,3 @@ func (p person) stories(isolation, below, pattern string) error {
 	}
 	return nil
 }
-
-var hosts = []host{
-	{name: "v2", kernel: linux612, checks: func(g *guest) {
-		rootScope, login, delegated, err := unified()
-		g.check("cgroups", func() error { return err })
-		for name, p := range map[string]person{"root": root.in(rootScope), "delegated": ann.in(delegated), "login": ann.in(login)} {
-			g.check("doctor "+name, func() error { fmt.Println(p.bulkhead("/", "doctor")); return nil })
-			for _, tier := range []string{"process", "container"} {
-				g.check(name+" "+tier, func() error { return p.stories(tier, "", "limits|limits_kept|workspace") })
-			}
-		}
-	}},
-}

@@ -1,0 +1,51 @@
+package hosts
+
+import (
+	"errors"
+	"fmt"
+)
+
+// hosts are all that are booted, the most usual first.
+var hosts = []host{
+	{name: "v2", kernel: linux612, checks: func(g *guest) {
+		rootScope, login, delegated, err := unified()
+		g.check("cgroups", func() error { return err })
+		g.limits("root", root.in(rootScope), "process")
+		g.limits("root in gVisor", root.in(rootScope), "container")
+		g.limits("delegated", ann.in(delegated), "process")
+		g.limits("delegated in gVisor", ann.in(delegated), "container")
+		g.limits("not delegated", ann.in(login), "process")
+	}},
+	{name: "v1", kernel: linux61, checks: func(g *guest) {
+		g.legacy(false)
+	}},
+	{name: "hybrid", kernel: linux61, checks: func(g *guest) {
+		g.legacy(true)
+	}},
+	{name: "v1-without-memory", kernel: linux612, checks: func(g *guest) {
+		g.legacy(false, "memory")
+	}},
+	{name: "no-cgroups", kernel: linux61, checks: func(g *guest) {
+		g.limits("root", root, "process")
+		g.limits("root in gVisor", root, "container")
+		g.limits("user", ann, "process")
+		g.limits("user in gVisor", ann, "container")
+	}},
+}
+
+func (g *guest) legacy(hybrid bool, without ...string) {
+	var scope []string
+	g.check("cgroups", func() error {
+		lacking, err := legacy(hybrid)
+		if err == nil && fmt.Sprint(lacking) != fmt.Sprint(without) {
+			err = fmt.Errorf("this kernel lacks %q, and %q were expected", lacking, without)
+		}
+		if err == nil {
+			scope, err = scopes("session.scope")
+		}
+		return errors.Join(err)
+	})
+	g.limits("root", root.in(scope...), "process")
+	g.limits("root in gVisor", root.in(scope...), "container")
+	g.limits("user", ann.in(scope...), "process")
+}
