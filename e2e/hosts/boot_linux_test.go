@@ -175,8 +175,8 @@ var guestModules = []string{
 	"ext4", "crc32c_generic", "vfat", "nls_cp437", "nls_iso8859_1", "nls_ascii", "nfsd", "nfsv3", "nfsv4",
 }
 
-// boot runs one guest and returns what it found. The console goes to a file.
-func boot(ctx context.Context, h host, kernel, stories, work string) ([]result, error) {
+// boot runs one guest and returns what it found. What it prints goes to console.
+func boot(ctx context.Context, h host, kernel, stories, work, console string) ([]result, error) {
 	var a archive
 	program, err := os.ReadFile(filepath.Join(stories, "hosts.test"))
 	if err != nil {
@@ -216,7 +216,7 @@ func boot(ctx context.Context, h host, kernel, stories, work string) ([]result, 
 		// One thread for both processors: with two, the code that a running kernel
 		// patches into itself can be executed half patched.
 		"-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "2048", "-M", "q35,sata=off,usb=off", "-nodefaults", "-no-user-config",
-		"-display", "none", "-no-reboot", "-serial", "file:" + filepath.Join(work, "console"),
+		"-display", "none", "-no-reboot", "-serial", "file:" + console,
 		"-kernel", images[0], "-initrd", disk,
 		"-append", "console=ttyS0 quiet panic=-1 mitigations=off bulkhead.host=" + h.name + " " + h.boot,
 	}

@@ -79,9 +79,8 @@ func TestHosts(t *testing.T) {
 			work := t.TempDir()
 			ctx, cancel := context.WithTimeout(t.Context(), bootTime)
 			defer cancel()
-			results, err := boot(ctx, h, kernel, stories, work)
 			console := filepath.Join(cache, h.name+".console")
-			_ = os.Rename(filepath.Join(work, "console"), console)
+			results, err := boot(ctx, h, kernel, stories, work, console)
 			for _, r := range results {
 				if r.Done {
 					break

@@ -31,6 +31,10 @@ var hosts = []host{
 		g.limits("user", ann, "process")
 		g.limits("user in gVisor", ann, "container")
 	}},
+	{name: "no-landlock", kernel: linux61, boot: "lsm=lockdown,yama,apparmor", checks: withoutLandlock},
+	{name: "yama", kernel: linux612, checks: yama},
+	{name: "filesystems", kernel: linux612, checks: filesystems},
+	{name: "no-namespaces", kernel: linux61, checks: withoutNamespaces},
 }
 
 func (g *guest) legacy(hybrid bool, without ...string) {
