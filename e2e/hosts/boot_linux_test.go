@@ -263,10 +263,11 @@ func readResults(file string) ([]result, error) {
 	}
 }
 
-// prepare builds the binaries and the stories of e2e/process into a folder, and
-// this test as it can be a first process: statically linked.
+// prepare builds into a folder the binaries and the stories of e2e/process, the
+// gateway's tests of its own walls, and this test, statically linked as a first
+// process has to be.
 func prepare(ctx context.Context, root, dir string) error {
-	for _, args := range [][]string{{"-count=1", "./e2e/process"}, {"-c", "-o", filepath.Join(dir, "hosts.test"), "./e2e/hosts"}} {
+	for _, args := range [][]string{{"-count=1", "./e2e/process"}, {"-c", "-o", dir + "/", "./e2e/hosts", "./internal/egress/confine"}} {
 		cmd := exec.CommandContext(ctx, "go", append([]string{"test"}, args...)...)
 		cmd.Dir = root
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "BULKHEAD_E2E_PREPARE="+dir)

@@ -215,7 +215,7 @@ func (p person) stories(isolation, below, pattern string) error {
 	if below == "" {
 		below = "/tmp"
 	}
-	cmd := p.command("/stories", "./process.test", "-test.run", "^TestStories$/^("+pattern+")$", "-test.v")
+	cmd := p.command("/stories", "./process.test", "-test.run", "^TestStories$/^("+pattern+")$", "-test.v", "-test.parallel", "1")
 	cmd.Env = append(cmd.Env, "BULKHEAD_E2E_SHARED=/stories", "GOTMPDIR="+below, "TMPDIR="+below)
 	if isolation != "process" {
 		cmd.Env = append(cmd.Env, "BULKHEAD_E2E_ISOLATION="+isolation)

@@ -111,6 +111,9 @@ func withoutLandlock(g *guest) {
 }
 
 func yama(g *guest) {
+	rootScope, _, _, err := unified()
+	g.check("cgroups", func() error { return err })
+	root := root.in(rootScope)
 	modes := []string{"ro", "staged", "rw", "rw-no-delete"}
 	for _, scope := range []struct {
 		value     string
@@ -124,7 +127,7 @@ func yama(g *guest) {
 		{"3", map[string]bool{"process": false, "container": false}, kernel.Limited, "boot without"},
 	} {
 		g.check("ptrace_scope "+scope.value, func() error { return sysctl("kernel.yama.ptrace_scope", scope.value) })
-		g.both("doctor with "+scope.value, func(p person) error { return p.declares("yama", scope.status, scope.mustTouch) })
+		g.both("doctor with "+scope.value, func(p person) error { return p.declares(kernel.ProbeWrites, scope.status, scope.mustTouch) })
 		for _, tier := range []string{"process", "container"} {
 			for _, mode := range modes {
 				who := ann

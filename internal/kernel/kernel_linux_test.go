@@ -232,6 +232,11 @@ func TestJudgements(t *testing.T) {
 		"landlock 1":             {judgeLandlock(1), Limited, "ABI 1", "6.12"},
 		"landlock 5":             {judgeLandlock(5), Limited, "ABI 5", "6.12"},
 		"landlock 6":             {judgeLandlock(6), OK, "ABI 6", ""},
+		"writes":                 {judgeWrites(true, "1"), OK, "ptrace_scope=1", ""},
+		"writes without yama":    {judgeWrites(true, ""), OK, "no yama", ""},
+		"writes admin only":      {judgeWrites(true, "2"), Limited, "ptrace_scope=2", "ptrace_scope=1"},
+		"writes nobody":          {judgeWrites(true, "3"), Limited, "ptrace_scope=3", "boot without"},
+		"writes old kernel":      {judgeWrites(false, "1"), Limited, "can't hold", "5.19"},
 		"cgroups none":           {judgeCgroups(Cgroups{Why: "x is not writable"}), Limited, "x is not writable", ""},
 		"cgroups 2":              {judgeCgroups(Cgroups{Version: 2, Dirs: map[string]string{"memory": "/m", "pids": "/m", "cpu": "/m"}}), OK, "version 2", ""},
 		"cgroups 2 no cpu":       {judgeCgroups(Cgroups{Version: 2, Dirs: map[string]string{"memory": "/m", "pids": "/m"}}), Limited, "version 2", "systemd-run"},
@@ -351,6 +356,12 @@ func TestReportFormats(t *testing.T) {
 	}
 	if i := r.Summary.Isolations[1]; i.Status != Missing {
 		t.Errorf("a container from probes that were not made: %+v", i)
+	}
+	bare := Report{Probes: []Probe{{Name: ProbeBwrap, Status: OK}, {Name: ProbeSeccomp, Status: OK}, {Name: ProbeUserns, Status: OK}, {Name: ProbeGVisor, Status: OK}, {Name: ProbeLandlock}}}
+	for _, i := range bare.summarise(LimitsWatched).Isolations {
+		if i.Status != Missing {
+			t.Errorf("%s without Landlock: %+v", i.Name, i)
+		}
 	}
 	b, err := json.Marshal(r)
 	if err != nil {
