@@ -124,10 +124,13 @@ func yama(g *guest) {
 		{"0", map[string]bool{"process": true, "container": true}, kernel.OK, ""},
 		{"1", map[string]bool{"process": true, "container": true}, kernel.OK, ""},
 		{"2", map[string]bool{"process": false, "container": true}, kernel.Limited, "kernel.yama.ptrace_scope=1"},
-		{"3", map[string]bool{"process": false, "container": false}, kernel.Limited, "boot without"},
+		{"3", map[string]bool{"process": false, "container": false}, kernel.Missing, "boot without"},
 	} {
 		g.check("ptrace_scope "+scope.value, func() error { return sysctl("kernel.yama.ptrace_scope", scope.value) })
 		g.both("doctor with "+scope.value, func(p person) error { return p.declares(kernel.ProbeWrites, scope.status, scope.mustTouch) })
+		g.both("what it gives with "+scope.value, func(p person) error {
+			return p.gives(map[vocabulary.Isolation]bool{process: true, container: scope.value != "3"})
+		})
 		for _, tier := range []string{"process", "container"} {
 			for _, mode := range modes {
 				who := ann
@@ -135,7 +138,7 @@ func yama(g *guest) {
 					who = root
 				}
 				g.check(fmt.Sprintf("%s %s with %s", tier, mode, scope.value), func() error {
-					if scope.writable[tier] || mode == "ro" || mode == "staged" {
+					if scope.writable[tier] || (mode == "ro" || mode == "staged") && (tier == "process" || scope.value != "3") {
 						return who.works(tier, mode)
 					}
 					return who.refused(tier, mode, "ptrace_scope", scope.mustTouch, "staged")

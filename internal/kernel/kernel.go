@@ -177,8 +177,9 @@ func (r Report) summarise(limits string) Summary {
 	if container.Status == Limited {
 		container.Status = Missing // of these two, half is not enough
 	}
-	if ll := r.Probe(ProbeLandlock); container.Status == OK && ll.Status == Missing {
-		container.Status, container.Why = Missing, ProbeLandlock+": "+ll.Found // the gateway's
+	// The gateway needs Landlock, and gVisor looks into the processes inside.
+	if status, why := worst("", ProbeLandlock, ProbeWrites); container.Status == OK && status == Missing {
+		container.Status, container.Why = Missing, why
 	}
 
 	vm := Isolation{Name: vocabulary.VM}

@@ -235,7 +235,7 @@ func TestJudgements(t *testing.T) {
 		"writes":                 {judgeWrites(true, "1"), OK, "ptrace_scope=1", ""},
 		"writes without yama":    {judgeWrites(true, ""), OK, "no yama", ""},
 		"writes admin only":      {judgeWrites(true, "2"), Limited, "ptrace_scope=2", "ptrace_scope=1"},
-		"writes nobody":          {judgeWrites(true, "3"), Limited, "ptrace_scope=3", "boot without"},
+		"writes nobody":          {judgeWrites(true, "3"), Missing, "ptrace_scope=3", "boot without"},
 		"writes old kernel":      {judgeWrites(false, "1"), Limited, "can't hold", "5.19"},
 		"cgroups none":           {judgeCgroups(Cgroups{Why: "x is not writable"}), Limited, "x is not writable", ""},
 		"cgroups 2":              {judgeCgroups(Cgroups{Version: 2, Dirs: map[string]string{"memory": "/m", "pids": "/m", "cpu": "/m"}}), OK, "version 2", ""},
@@ -357,10 +357,15 @@ func TestReportFormats(t *testing.T) {
 	if i := r.Summary.Isolations[1]; i.Status != Missing {
 		t.Errorf("a container from probes that were not made: %+v", i)
 	}
-	bare := Report{Probes: []Probe{{Name: ProbeBwrap, Status: OK}, {Name: ProbeSeccomp, Status: OK}, {Name: ProbeUserns, Status: OK}, {Name: ProbeGVisor, Status: OK}, {Name: ProbeLandlock}}}
-	for _, i := range bare.summarise(LimitsWatched).Isolations {
-		if i.Status != Missing {
-			t.Errorf("%s without Landlock: %+v", i.Name, i)
+	for lacking, want := range map[string][2]Status{"": {OK, OK}, ProbeLandlock: {Missing, Missing}, ProbeWrites: {OK, Missing}, ProbeUserns: {OK, Missing}} {
+		var bare Report
+		for _, name := range []string{ProbeBwrap, ProbeSeccomp, ProbeUserns, ProbeGVisor, ProbeLandlock, ProbeWrites} {
+			if name != lacking {
+				bare.Probes = append(bare.Probes, Probe{Name: name, Status: OK})
+			}
+		}
+		if is := bare.summarise(LimitsWatched).Isolations; is[0].Status != want[0] || is[1].Status != want[1] {
+			t.Errorf("without %s: %+v", lacking, is)
 		}
 	}
 	b, err := json.Marshal(r)

@@ -222,7 +222,7 @@ func judgeWrites(wait bool, scope string) Probe {
 		return Probe{Status: Limited, Found: looked + ": nobody may look into a process of another", Cost: "in process isolation " + only,
 			Remedy: "--isolation container, or: echo kernel.yama.ptrace_scope=1 | sudo tee /etc/sysctl.d/60-bulkhead.conf && sudo sysctl --system"}
 	case scope == "3":
-		return Probe{Status: Limited, Found: looked + ": nobody may look into a process", Cost: only, Remedy: "boot without kernel.yama.ptrace_scope=3, which can't be changed later"}
+		return Probe{Found: looked + ": nobody may look into a process", Cost: "no container isolation; in process isolation " + only, Remedy: "boot without kernel.yama.ptrace_scope=3, which can't be changed later"}
 	case scope == "":
 		looked = "no yama in this kernel"
 	}
