@@ -24,7 +24,7 @@ func sh(script string) error {
 
 // image mounts a new file system of so many MiB.
 func image(at, size, make, options string) error {
-	return sh(fmt.Sprintf("mkdir -p %s; truncate -s %s %s.img; %s %[1]s.img; mount -o loop,%s %[1]s.img %[1]s", at, size, at, make, options))
+	return sh(fmt.Sprintf("mkdir -p %[1]s; truncate -s %[2]s %[1]s.img; %[3]s %[1]s.img; mount -o loop,%[4]s %[1]s.img %[1]s", at, size, make, options))
 }
 
 // exported mounts over NFS what this kernel serves itself: without the daemons of
@@ -45,7 +45,7 @@ func exported(at string) error {
 	const forever = "2147483647"
 	// flags: insecure port, no root squash, no subtree check, asynchronous, fsid.
 	err = errors.Join(err, write("/proc/net/rpc/auth.unix.ip/channel", "nfsd 127.0.0.1 "+forever+" all\n"),
-		write("/proc/net/rpc/nfsd.export/channel", "all "+source+" "+forever+" 8278 65534 65534 0\n"),
+		write("/proc/net/rpc/nfsd.export/channel", "all "+source+" "+forever+" 9234 65534 65534 0\n"),
 		write("/proc/net/rpc/nfsd.fh/channel", "all 1 \\x00000000 "+forever+" "+source+"\n"))
 	_ = write("/proc/fs/nfsd/v4_end_grace", "Y")
 	if err != nil {
@@ -96,25 +96,6 @@ done; git fsck`))
 const workspaceStories = "workspace|workspace_versions|protected|git_commit|staged|staged_apply"
 
 func filesystems(g *guest) {
-	for _, fs := range []struct {
-		name  string
-		mount func(at string) error
-		check func(at string)
-	}{
-		{"ext4-noatime", func(at string) error {
-			return errors.Join(image(at, "512M", "mkfs.ext4 -q", "noatime"), os.Chmod(at, 0o1777))
-		}, nil},
-		{"nfs", exported, nil},
-		{"9p", func(at string) error {
-			return errors.Join(os.MkdirAll("/scratch/workspaces", 0o1777), os.Chmod("/scratch/workspaces", 0o1777), sh("mkdir -p "+at+"; mount --bind /scratch/workspaces "+at))
-		}, nil},
-	} {
-		at := "/mnt/" + fs.name
-		g.check(fs.name, func() error { return fs.mount(at) })
-		for _, story := range strings.Split(workspaceStories, "|") {
-			g.check(fs.name+": "+story+", user", func() error { return ann.stories("process", at, story) })
-		}
-	}
 	g.check("casefold", func() error {
 		return errors.Join(image("/mnt/casefold", "256M", "mkfs.ext4 -q -O casefold -E encoding=utf8", "noatime"), sh("mkdir /mnt/casefold/f; chattr +F /mnt/casefold/f; chmod 1777 /mnt/casefold/f"))
 	})
@@ -124,5 +105,24 @@ func filesystems(g *guest) {
 	g.check("vfat", func() error { return image("/mnt/vfat", "64M", "mkfs.vfat", "uid=1000,gid=1000,umask=022") })
 	for _, tier := range []string{"process", "container"} {
 		g.check("vfat: protected names, "+tier, func() error { return ann.planted("/mnt/vfat", tier) })
+	}
+	for _, fs := range []struct {
+		name  string
+		mount func(at string) error
+		check func(at string)
+	}{
+		{"nfs", exported, nil},
+		{"9p", func(at string) error {
+			return errors.Join(os.MkdirAll("/scratch/workspaces", 0o1777), os.Chmod("/scratch/workspaces", 0o1777), sh("mkdir -p "+at+"; mount --bind /scratch/workspaces "+at))
+		}, nil},
+		{"ext4-noatime", func(at string) error {
+			return errors.Join(image(at, "512M", "mkfs.ext4 -q", "noatime"), os.Chmod(at, 0o1777))
+		}, nil},
+	} {
+		at := "/mnt/" + fs.name
+		g.check(fs.name, func() error { return fs.mount(at) })
+		for _, story := range strings.Split(workspaceStories, "|") {
+			g.check(fs.name+": "+story+", user", func() error { return ann.stories("process", at, story) })
+		}
 	}
 }

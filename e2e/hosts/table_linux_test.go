@@ -11,11 +11,11 @@ var hosts = []host{
 	{name: "v2", kernel: linux612, checks: func(g *guest) {
 		rootScope, login, delegated, err := unified()
 		g.check("cgroups", func() error { return err })
-		g.limits("root", root.in(rootScope), "process")
-		g.limits("root in gVisor", root.in(rootScope), "container")
-		g.limits("delegated", ann.in(delegated), "process")
-		g.limits("delegated in gVisor", ann.in(delegated), "container")
-		g.limits("not delegated", ann.in(login), "process")
+		g.limits("root", root.in(rootScope), "process", "limits|limits_kept")
+		g.limits("root in gVisor", root.in(rootScope), "container", "")
+		g.limits("delegated", ann.in(delegated), "process", "limits|limits_kept")
+		g.limits("delegated in gVisor", ann.in(delegated), "container", "limits_kept")
+		g.limits("not delegated", ann.in(login), "process", "limits")
 	}},
 	{name: "v1", kernel: linux61, checks: func(g *guest) {
 		g.legacy(false)
@@ -35,10 +35,10 @@ var hosts = []host{
 		g.legacy(false, "memory")
 	}},
 	{name: "no-cgroups", kernel: linux61, checks: func(g *guest) {
-		g.limits("root", root, "process")
-		g.limits("root in gVisor", root, "container")
-		g.limits("user", ann, "process")
-		g.limits("user in gVisor", ann, "container")
+		g.limits("root", root, "process", "")
+		g.limits("root in gVisor", root, "container", "")
+		g.limits("user", ann, "process", "limits")
+		g.limits("user in gVisor", ann, "container", "")
 	}},
 	{name: "no-landlock", kernel: linux61, boot: "lsm=lockdown,yama,apparmor", checks: withoutLandlock},
 	{name: "yama", kernel: linux612, checks: yama},
@@ -58,7 +58,7 @@ func (g *guest) legacy(hybrid bool, without ...string) {
 		}
 		return errors.Join(err)
 	})
-	g.limits("root", root.in(scope...), "process")
-	g.limits("root in gVisor", root.in(scope...), "container")
-	g.limits("user", ann.in(scope...), "process")
+	g.limits("root", root.in(scope...), "process", "limits")
+	g.limits("root in gVisor", root.in(scope...), "container", "")
+	g.limits("user", ann.in(scope...), "process", "")
 }

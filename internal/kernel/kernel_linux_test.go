@@ -407,3 +407,12 @@ func BenchmarkFastPath(b *testing.B) {
 		TUNUsable()
 	}
 }
+
+// TestCgroup1WithoutMemory: what is there is said, and not that nothing is.
+func TestCgroup1WithoutMemory(t *testing.T) {
+	dir := t.TempDir()
+	c := findCgroups([]cgroupMount{{version: 1, root: "/", point: dir, options: []string{"rw", "pids"}}}, map[string]string{"pids": "/"})
+	if c.Version != 0 || c.Why != "version 1 without a memory controller" {
+		t.Errorf("%+v", c)
+	}
+}

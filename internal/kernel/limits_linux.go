@@ -69,6 +69,13 @@ func findCgroups(mounts []cgroupMount, own map[string]string) Cgroups {
 	if one.Dirs["memory"] != "" && one.Dirs["pids"] != "" {
 		return one
 	}
+	if len(one.Dirs) > 0 { // such as a kernel whose memory controller is of version 2 alone
+		for _, controller := range []string{"memory", "pids"} {
+			if one.Dirs[controller] == "" {
+				why = "version 1 without a " + controller + " controller"
+			}
+		}
+	}
 	return Cgroups{Why: why}
 }
 
@@ -129,7 +136,7 @@ func judgeCgroups(c Cgroups) Probe {
 	p := Probe{
 		Status: Limited,
 		Found:  "none that this user may use: " + c.Why,
-		Cost:   "memory and processes are limited by rlimits and by adding up, a moment late; limits.cpus gives whole processors",
+		Cost:   "what has no cgroup below is limited by rlimits and by adding up, a moment late; limits.cpus then gives whole processors",
 	}
 	if _, err := os.Stat("/run/systemd/system"); err == nil {
 		p.Remedy = "systemd-run --user --scope -p Delegate=yes bulkhead run …"
