@@ -36,7 +36,7 @@ func exported(at string) error {
 	err := errors.Join(image(source, "512M", "mkfs.ext4 -q", "noatime"), os.Chmod(source, 0o1777),
 		os.MkdirAll(at, 0o755), os.MkdirAll("/var/lib/nfs/v4recovery", 0o755),
 		unix.Mount("nfsd", "/proc/fs/nfsd", "nfsd", 0, ""))
-	for file, text := range map[string]string{"versions": "-3 +4 +4.1 +4.2", "nfsv4leasetime": "10", "nfsv4gracetime": "10"} {
+	for file, text := range map[string]string{"versions": "-3 +4 +4.1 +4.2\n", "nfsv4leasetime": "10", "nfsv4gracetime": "10"} {
 		if e := write("/proc/fs/nfsd/"+file, text); e != nil && !os.IsNotExist(e) {
 			err = errors.Join(err, e)
 		}
@@ -93,38 +93,75 @@ done; git fsck`))
 	return nil
 }
 
-const workspaceStories = "workspace|workspace_versions|protected|git_commit|staged|staged_apply"
-
 func filesystems(g *guest) {
-	g.check("casefold", func() error {
-		return errors.Join(image("/mnt/casefold", "256M", "mkfs.ext4 -q -O casefold -E encoding=utf8", "noatime"), sh("mkdir /mnt/casefold/f; chattr +F /mnt/casefold/f; chmod 1777 /mnt/casefold/f"))
-	})
-	for _, tier := range []string{"process", "container"} {
-		g.check("casefold: protected names, "+tier, func() error { return ann.planted("/mnt/casefold/f", tier) })
-	}
-	g.check("vfat", func() error { return image("/mnt/vfat", "64M", "mkfs.vfat", "uid=1000,gid=1000,umask=022") })
-	for _, tier := range []string{"process", "container"} {
-		g.check("vfat: protected names, "+tier, func() error { return ann.planted("/mnt/vfat", tier) })
-	}
 	for _, fs := range []struct {
-		name  string
-		mount func(at string) error
+		name    string
+		mount   func(at string) error
+		local   bool
+		stories string
 	}{
-		{"nfs", exported},
+		{"nfs", exported, false, "workspace_versions git_commit"},
 		{"9p", func(at string) error {
 			return errors.Join(os.MkdirAll("/scratch/workspaces", 0o1777), os.Chmod("/scratch/workspaces", 0o1777), sh("mkdir -p "+at+"; mount --bind /scratch/workspaces "+at))
-		}},
+		}, false, "workspace_versions"},
 		{"ext4-noatime", func(at string) error {
 			return errors.Join(image(at, "512M", "mkfs.ext4 -q", "noatime"), os.Chmod(at, 0o1777))
-		}},
+		}, true, "workspace_versions"},
 	} {
 		at := "/mnt/" + fs.name
 		var err error
 		if g.check(fs.name, func() error { err = fs.mount(at); return err }); err != nil {
 			continue
 		}
-		for _, story := range strings.Split(workspaceStories, "|") {
-			g.check(fs.name+": "+story+", user", func() error { return ann.stories("process", at, story) })
+		for _, tier := range []string{"process", "container"} {
+			for _, mode := range []string{"ro", "rw", "rw-no-delete", "staged"} {
+				g.check(fmt.Sprintf("%s: %s, %s", fs.name, mode, tier), func() error { return ann.at(at).works(tier, mode) })
+			}
 		}
+		for story := range strings.FieldsSeq(fs.stories) {
+			g.check(fs.name+": "+story, func() error { return ann.at(at).stories("process", story) })
+		}
+		if fs.local {
+			continue
+		}
+		// Not where the layer would lie: the home is there as well.
+		g.check(fs.name+": no layer there", func() error {
+			dir, err := ann.at(at).folder()
+			if err != nil {
+				return err
+			}
+			cmd := ann.command(dir, bin+"/bulkhead", "run", "--workspace", ".:staged", "--", "touch", "ran")
+			cmd.Env = append(cmd.Env, "XDG_STATE_HOME="+dir+"/state")
+			r := finish(cmd)
+			if _, err := os.Stat(dir + "/ran"); r.code != 12 || err == nil {
+				return fmt.Errorf("%v", r)
+			}
+			return r.says("local filesystem", "use mode rw")
+		})
+	}
+	g.check("casefold", func() error {
+		return errors.Join(image("/mnt/casefold", "256M", "mkfs.ext4 -q -O casefold -E encoding=utf8", "noatime"), sh("mkdir /mnt/casefold/f; chattr +F /mnt/casefold/f; chmod 1777 /mnt/casefold/f"))
+	})
+	for _, tier := range []string{"process", "container"} {
+		g.check("casefold: protected names, "+tier, func() error { return ann.planted("/mnt/casefold/f", tier) })
+	}
+	g.check("read-only", func() error {
+		return errors.Join(image("/mnt/read-only", "32M", "mkfs.ext4 -q", "noatime"), os.Mkdir("/mnt/read-only/p", 0o755), os.WriteFile("/mnt/read-only/p/there", []byte("there\n"), 0o644),
+			os.Chown("/mnt/read-only/p", ordinary, ordinary), sh("mount -o remount,ro /mnt/read-only"))
+	})
+	for _, tier := range []string{"process", "container"} {
+		for mode, want := range map[string]string{"ro": "there\nrefused\n", "rw": "there\nrefused\n", "staged": "there\n"} {
+			g.check("read-only: "+mode+", "+tier, func() error {
+				r := ann.bulkhead("/mnt/read-only/p", "run", "--isolation", tier, "--workspace", ".:"+mode, "--", "sh", "-c", "cat there; echo new 2>/dev/null >new || echo refused")
+				if r.code != 0 || r.stdout != want {
+					return fmt.Errorf("%v", r)
+				}
+				return nil
+			})
+		}
+	}
+	g.check("vfat", func() error { return image("/mnt/vfat", "64M", "mkfs.vfat", "uid=1000,gid=1000,umask=022") })
+	for _, tier := range []string{"process", "container"} {
+		g.check("vfat: protected names, "+tier, func() error { return ann.planted("/mnt/vfat", tier) })
 	}
 }

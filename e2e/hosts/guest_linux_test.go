@@ -2,6 +2,7 @@ package hosts
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -160,6 +161,7 @@ func (g *guest) check(name string, f func() error) {
 type person struct {
 	uid     int
 	cgroups []string // files that take its processes in
+	below   string   // where its folders are made; "": /tmp
 }
 
 var (
@@ -168,6 +170,8 @@ var (
 )
 
 func (p person) in(cgroups ...string) person { p.cgroups = cgroups; return p }
+
+func (p person) at(dir string) person { p.below = dir; return p }
 
 func (p person) home() string {
 	if p.uid == ordinary {
@@ -210,11 +214,9 @@ func (p person) bulkhead(dir string, args ...string) ran {
 	return finish(p.command(dir, append([]string{bin + "/bulkhead"}, args...)...))
 }
 
-// stories runs stories of e2e/process below a folder, "" for /tmp.
-func (p person) stories(isolation, below, pattern string) error {
-	if below == "" {
-		below = "/tmp"
-	}
+// stories runs stories of e2e/process in p's folders.
+func (p person) stories(isolation, pattern string) error {
+	below := cmp.Or(p.below, "/tmp")
 	cmd := p.command("/stories", "./process.test", "-test.run", "^TestStories$/^("+pattern+")$", "-test.v", "-test.parallel", "1")
 	cmd.Env = append(cmd.Env, "BULKHEAD_E2E_SHARED=/stories", "GOTMPDIR="+below, "TMPDIR="+below)
 	if isolation != "process" {

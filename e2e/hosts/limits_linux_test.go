@@ -1,6 +1,7 @@
 package hosts
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,7 +41,7 @@ func means(r kernel.Report, tier, limit string) kernel.Means {
 
 // folder makes an empty one of p's.
 func (p person) folder() (string, error) {
-	dir, err := os.MkdirTemp("/tmp", "ws-")
+	dir, err := os.MkdirTemp(cmp.Or(p.below, "/tmp"), "ws-")
 	return dir, errors.Join(err, os.Chown(dir, p.uid, p.uid))
 }
 
@@ -115,7 +116,7 @@ os.wait(); os.wait(); print(sum(map(int,os.read(r,99).split())))'`
 	if stories == "" {
 		return
 	}
-	g.check(name+": "+stories, func() error { return p.stories(tier, "", stories) })
+	g.check(name+": "+stories, func() error { return p.stories(tier, stories) })
 }
 
 var made = regexp.MustCompile(`/bulkhead-\d+-s-[a-z0-9]+`)
