@@ -50,6 +50,12 @@ e2e-agents: ## run the phish with a real agent from npm, driven by a scripted mo
 	@$(MAKE) --no-print-directory build
 	@BULKHEAD_E2E_AGENTS=1 go run ./scripts/gotest -timeout 30m ./e2e/agents/...
 
+.PHONY: e2e-hosts
+e2e-hosts: ## boot hosts that this machine is not, in QEMU without hardware, and see what holds there (minutes)
+	@scripts/install-deps hosts
+	@$(MAKE) --no-print-directory build
+	BULKHEAD_E2E_HOSTS=1 go test ./e2e/hosts -count=1 -v -timeout 90m
+
 REDTEAMFLAGS ?=
 .PHONY: redteam
 redteam: ## attack sessions of both tiers with every scenario, with and without containment (as root: everything; minutes)

@@ -33,6 +33,8 @@ var shared string
 const (
 	sharedEnv  = "BULKHEAD_E2E_SHARED"
 	networkEnv = "BULKHEAD_E2E_NETWORK" // what a further run must find: tap or relay
+	// prepareEnv names a folder that gets all that a run elsewhere needs; nothing runs then.
+	prepareEnv = "BULKHEAD_E2E_PREPARE"
 	// isolationEnv is what every bulkhead run of the stories is given that names none.
 	isolationEnv = "BULKHEAD_E2E_ISOLATION"
 )
@@ -52,6 +54,16 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e/process:", err)
 		os.Exit(1)
+	}
+	if to := os.Getenv(prepareEnv); to != "" {
+		err := os.CopyFS(to, os.DirFS(dir))
+		os.RemoveAll(dir)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "e2e/process:", err)
+			os.Exit(1)
+		}
+		fmt.Println("no story ran: all that they need is in", to)
+		os.Exit(0)
 	}
 	shared = dir
 	// testscript leaves an empty folder behind when only some stories run.
@@ -120,7 +132,7 @@ func writeShim(dir string) error {
 		return err
 	}
 	return os.WriteFile(filepath.Join(dir, "shim", "bulkhead"), []byte(`#!/bin/sh
-real=`+filepath.Join(dir, "bin", "bulkhead")+`
+real=${0%/*}/../bin/bulkhead
 case "$1:$*" in
 run:*--isolation*|run:*--resume*) ;;
 run:*) shift; set -- run --isolation "$`+isolationEnv+`" "$@" ;;

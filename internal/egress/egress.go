@@ -93,7 +93,7 @@ type Controller = wire.Controller
 
 // Time that the controller gives its gateway.
 const (
-	readyTimeout  = 10 * time.Second
+	readyTimeout  = 30 * time.Second // an emulated or crowded machine takes seconds
 	revokeTimeout = 900 * time.Millisecond
 	stopTimeout   = 500 * time.Millisecond
 )

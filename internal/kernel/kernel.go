@@ -74,6 +74,7 @@ const (
 	ProbeTUN      = "tun"
 	ProbeLandlock = "landlock"
 	ProbeSeccomp  = "seccomp"
+	ProbeWrites   = "writes"
 	ProbeCgroups  = "cgroups"
 	ProbeKVM      = "kvm"
 	ProbeNesting  = "nesting"
@@ -169,15 +170,16 @@ func (r Report) summarise(limits string) Summary {
 	}
 
 	process := Isolation{Name: vocabulary.Process}
-	process.Status, process.Why = worst("bubblewrap, seccomp and Landlock", ProbeBwrap, ProbeSeccomp)
-	if ll := r.Probe(ProbeLandlock); process.Status == OK && ll.Status != OK {
-		process.Status, process.Why = Limited, "landlock: "+ll.Found
-	}
+	process.Status, process.Why = worst("bubblewrap, seccomp and Landlock", ProbeBwrap, ProbeSeccomp, ProbeLandlock)
 
 	container := Isolation{Name: vocabulary.Container}
 	container.Status, container.Why = worst("gVisor in a user namespace", ProbeUserns, ProbeGVisor)
 	if container.Status == Limited {
 		container.Status = Missing // of these two, half is not enough
+	}
+	// The gateway needs Landlock, and gVisor looks into the processes inside.
+	if status, why := worst("", ProbeLandlock, ProbeWrites); container.Status == OK && status == Missing {
+		container.Status, container.Why = Missing, why
 	}
 
 	vm := Isolation{Name: vocabulary.VM}

@@ -232,6 +232,11 @@ func TestJudgements(t *testing.T) {
 		"landlock 1":             {judgeLandlock(1), Limited, "ABI 1", "6.12"},
 		"landlock 5":             {judgeLandlock(5), Limited, "ABI 5", "6.12"},
 		"landlock 6":             {judgeLandlock(6), OK, "ABI 6", ""},
+		"writes":                 {judgeWrites(true, "1"), OK, "ptrace_scope=1", ""},
+		"writes without yama":    {judgeWrites(true, ""), OK, "no yama", ""},
+		"writes admin only":      {judgeWrites(true, "2"), Limited, "ptrace_scope=2", "ptrace_scope=1"},
+		"writes nobody":          {judgeWrites(true, "3"), Missing, "ptrace_scope=3", "boot without"},
+		"writes old kernel":      {judgeWrites(false, "1"), Limited, "can't hold", "5.19"},
 		"cgroups none":           {judgeCgroups(Cgroups{Why: "x is not writable"}), Limited, "x is not writable", ""},
 		"cgroups 2":              {judgeCgroups(Cgroups{Version: 2, Dirs: map[string]string{"memory": "/m", "pids": "/m", "cpu": "/m"}}), OK, "version 2", ""},
 		"cgroups 2 no cpu":       {judgeCgroups(Cgroups{Version: 2, Dirs: map[string]string{"memory": "/m", "pids": "/m"}}), Limited, "version 2", "systemd-run"},
@@ -352,6 +357,17 @@ func TestReportFormats(t *testing.T) {
 	if i := r.Summary.Isolations[1]; i.Status != Missing {
 		t.Errorf("a container from probes that were not made: %+v", i)
 	}
+	for lacking, want := range map[string][2]Status{"": {OK, OK}, ProbeLandlock: {Missing, Missing}, ProbeWrites: {OK, Missing}, ProbeUserns: {OK, Missing}} {
+		var bare Report
+		for _, name := range []string{ProbeBwrap, ProbeSeccomp, ProbeUserns, ProbeGVisor, ProbeLandlock, ProbeWrites} {
+			if name != lacking {
+				bare.Probes = append(bare.Probes, Probe{Name: name, Status: OK})
+			}
+		}
+		if is := bare.summarise(LimitsWatched).Isolations; is[0].Status != want[0] || is[1].Status != want[1] {
+			t.Errorf("without %s: %+v", lacking, is)
+		}
+	}
 	b, err := json.Marshal(r)
 	if err != nil {
 		t.Fatal(err)
@@ -400,5 +416,14 @@ func TestCommandLeavesItsPipe(t *testing.T) {
 	}
 	if out, err := command(t.Context(), "/bin/sh", "-c", "sleep 2 & echo no >&2; exit 3"); err == nil || err.Error() != "no" {
 		t.Errorf("%q, %v", out, err)
+	}
+}
+
+// TestCgroup1WithoutMemory: what is there is said, and not that nothing is.
+func TestCgroup1WithoutMemory(t *testing.T) {
+	dir := t.TempDir()
+	c := findCgroups([]cgroupMount{{version: 1, root: "/", point: dir, options: []string{"rw", "pids"}}}, map[string]string{"pids": "/"})
+	if c.Version != 0 || c.Why != "version 1 without a memory controller" {
+		t.Errorf("%+v", c)
 	}
 }

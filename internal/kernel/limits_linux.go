@@ -69,6 +69,13 @@ func findCgroups(mounts []cgroupMount, own map[string]string) Cgroups {
 	if one.Dirs["memory"] != "" && one.Dirs["pids"] != "" {
 		return one
 	}
+	if len(one.Dirs) > 0 { // such as a kernel whose memory controller is of version 2 alone
+		for _, controller := range []string{"memory", "pids"} {
+			if one.Dirs[controller] == "" {
+				why = "version 1 without a " + controller + " controller"
+			}
+		}
+	}
 	return Cgroups{Why: why}
 }
 
@@ -129,7 +136,7 @@ func judgeCgroups(c Cgroups) Probe {
 	p := Probe{
 		Status: Limited,
 		Found:  "none that this user may use: " + c.Why,
-		Cost:   "memory and processes are limited by rlimits and by adding up, a moment late; limits.cpus gives whole processors",
+		Cost:   "what has no cgroup below is limited by rlimits and by adding up, a moment late; limits.cpus then gives whole processors",
 	}
 	if _, err := os.Stat("/run/systemd/system"); err == nil {
 		p.Remedy = "systemd-run --user --scope -p Delegate=yes bulkhead run …"
@@ -201,6 +208,32 @@ func seccompChild() int {
 		f.Works = fmt.Sprintf("a loaded filter does not refuse: %v", err)
 	}
 	return answer(f)
+}
+
+// callsCanWait asks for a listener that holds calls until they are answered, as the
+// guard does, without a filter to listen to: the kernel looks at the flags first.
+func callsCanWait() bool {
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER|unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, 0)
+	return errno == unix.EFAULT
+}
+
+// judgeWrites says where writes into a folder of the host can be judged by name.
+// scope is yama's setting, "" without yama.
+func judgeWrites(wait bool, scope string) Probe {
+	const only = "a workspace is ro or staged, and mounts are ro; rw and rw-no-delete are refused with exit code 12"
+	looked := "kernel.yama.ptrace_scope=" + scope
+	switch {
+	case !wait:
+		return Probe{Status: Limited, Found: "this kernel can't hold a call until it is judged", Cost: only, Remedy: "a kernel from 5.19 on, for example Debian 12's"}
+	case scope == "2":
+		return Probe{Status: Limited, Found: looked + ": nobody may look into a process of another", Cost: "in process isolation " + only,
+			Remedy: "--isolation container, or: echo kernel.yama.ptrace_scope=1 | sudo tee /etc/sysctl.d/60-bulkhead.conf && sudo sysctl --system"}
+	case scope == "3":
+		return Probe{Found: looked + ": nobody may look into a process", Cost: "no container isolation; in process isolation " + only, Remedy: "boot without kernel.yama.ptrace_scope=3, which can't be changed later"}
+	case scope == "":
+		looked = "no yama in this kernel"
+	}
+	return Probe{Status: OK, Found: "can be judged by name (" + looked + ")"}
 }
 
 // nesting is what tells of a machine around this one.

@@ -41,6 +41,7 @@ func Examine(ctx context.Context) Report {
 		{ProbeTUN, func(ctx context.Context) Probe { return judgeTUN(TUNUsable(), usernsFacts(ctx)) }},
 		{ProbeLandlock, func(context.Context) Probe { return judgeLandlock(LandlockABI()) }},
 		{ProbeSeccomp, probeSeccomp},
+		{ProbeWrites, func(context.Context) Probe { return judgeWrites(callsCanWait(), sysctl("kernel/yama/ptrace_scope")) }},
 		{ProbeCgroups, func(context.Context) Probe { return judgeCgroups(FindCgroups()) }},
 		{ProbeNesting, func(context.Context) Probe { return judgeNesting(nestingFacts()) }},
 		{ProbeGVisor, func(context.Context) Probe { return probeGVisor() }},
@@ -145,8 +146,8 @@ func probeKernel(context.Context) Probe {
 	major, minor := version(unix.ByteSliceToString(u.Release[:]))
 	// 5.13 has the first Landlock, 5.9 close_range; nothing older is tested.
 	if major < 5 || major == 5 && minor < 13 {
-		p.Status = Limited
-		p.Cost = "older than 5.13: no Landlock, so bubblewrap's mounts are the only wall around files"
+		p.Status = Missing
+		p.Cost = "older than 5.13: no Landlock, and no isolation without it"
 		p.Remedy = "run a distribution of 2022 or later, for example Debian 12"
 	}
 	return p
@@ -196,7 +197,7 @@ func judgeLandlock(abi int) Probe {
 	if abi <= 0 {
 		return Probe{
 			Found:  "not in this kernel, or not enabled at boot",
-			Cost:   "files are protected by bubblewrap's mounts alone, without the second wall; the gateway cannot confine itself",
+			Cost:   "no isolation: it is the second wall around files, and what confines the gateway",
 			Remedy: `echo 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT lsm=landlock,lockdown,yama,integrity,apparmor"' | sudo tee /etc/default/grub.d/landlock.cfg && sudo update-grub && sudo reboot`,
 		}
 	}
@@ -212,7 +213,7 @@ func judgeLandlock(abi int) Probe {
 	if len(lacks) > 0 {
 		p.Status = Limited
 		p.Cost = strings.Join(lacks, "; ") + " (namespaces and seccomp still refuse them)"
-		p.Remedy = "a kernel from " + kernel + " on; on Debian 12: sudo apt install -t bookworm-backports linux-image-" + runtime.GOARCH
+		p.Remedy = "a kernel from " + kernel + " on; on Debian 12: sudo apt install linux-image-6.12-" + runtime.GOARCH
 	}
 	return p
 }

@@ -74,12 +74,16 @@ func inside(t *testing.T, mounts []vocabulary.Mount, env []string, script string
 		files = append(files, f)
 		return strconv.Itoa(2 + len(files))
 	}
+	var filled []string
 	for _, m := range mounts {
 		switch m.Kind {
 		case vocabulary.BindRO:
 			args = append(args, "--ro-bind", m.Source, m.Target)
 		case vocabulary.Tmpfs:
 			args = append(args, "--perms", fmt.Sprintf("%04o", max(m.Perm, 0o555)), "--size", strconv.FormatInt(m.Size, 10), "--tmpfs", m.Target)
+		case vocabulary.Dir:
+			args = append(args, "--tmpfs", m.Target)
+			filled = append(filled, "--remount-ro", m.Target)
 		case vocabulary.Symlink:
 			args = append(args, "--symlink", m.Source, m.Target)
 		case vocabulary.Data:
@@ -90,6 +94,7 @@ func inside(t *testing.T, mounts []vocabulary.Mount, env []string, script string
 			t.Fatalf("mount %+v", m)
 		}
 	}
+	args = append(args, filled...)
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bwrap", "--args", fd([]byte(strings.Join(args, "\x00")+"\x00")), "/bin/sh", "-c", script)

@@ -185,7 +185,7 @@ func (m *maker) private(real string) {
 	add := func(k vocabulary.MountKind, source, target string) {
 		m.out.Mounts = append(m.out.Mounts, vocabulary.Mount{Kind: k, Source: source, Target: target, Why: why})
 	}
-	m.out.Mounts = append(m.out.Mounts, vocabulary.Mount{Kind: vocabulary.Tmpfs, Target: real, Size: 4 << 20, Perm: 0o555, Why: why})
+	m.out.Mounts = append(m.out.Mounts, vocabulary.Mount{Kind: vocabulary.Dir, Target: real, Why: why})
 	for _, e := range list {
 		at := filepath.Join(real, e.Name())
 		switch {

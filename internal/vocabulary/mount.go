@@ -32,6 +32,9 @@ const (
 	// other mount comes before. What is written there goes to a private layer of
 	// Size bytes at most (0: the backend's default) that ends with the sandbox.
 	Root
+	// Dir is a private directory at Target with mode Perm (0: 0755) that holds what
+	// later mounts of the plan put into it, and nothing else: inside it is read-only.
+	Dir
 )
 
 // ShowsHost reports whether files of the host are seen through such a mount.

@@ -51,6 +51,7 @@ func inside(t *testing.T, l *Layout, script string) (string, error) {
 		return fmt.Sprintf("%04o", p)
 	}
 	proc := false
+	var filled []string
 	for _, m := range l.Mounts {
 		if m.Target > "/dev" && !proc {
 			args = append(args, "--dev", "/dev")
@@ -63,6 +64,9 @@ func inside(t *testing.T, l *Layout, script string) (string, error) {
 			args = append(args, "--bind", m.Source, m.Target)
 		case vocabulary.Tmpfs:
 			args = append(args, "--perms", perm(m.Perm), "--size", strconv.FormatInt(m.Size, 10), "--tmpfs", m.Target)
+		case vocabulary.Dir:
+			args = append(args, "--perms", perm(m.Perm), "--tmpfs", m.Target)
+			filled = append(filled, "--remount-ro", m.Target)
 		case vocabulary.Data:
 			args = append(args, "--perms", perm(m.Perm), "--ro-bind-data", fd(m.Data), m.Target)
 		case vocabulary.Symlink:
@@ -73,7 +77,7 @@ func inside(t *testing.T, l *Layout, script string) (string, error) {
 			args = append(args, "--perms", fmt.Sprintf("%04o", m.Perm), "--tmpfs", m.Target, "--remount-ro", m.Target)
 		}
 	}
-	args = append(args, "--proc", "/proc", "--remount-ro", "/")
+	args = append(append(args, filled...), "--proc", "/proc", "--remount-ro", "/")
 	argFD := fd([]byte(strings.Join(args, "\x00") + "\x00"))
 	cmd := exec.Command(bwrap, "--args", argFD, "/bin/sh", "-c", script)
 	cmd.ExtraFiles = files

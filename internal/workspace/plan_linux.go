@@ -341,7 +341,7 @@ func (pl *planner) settleMasks() error {
 		}
 		for _, f := range pl.folders {
 			if f.path != m.Target && within(f.path, m.Target) {
-				m.Kind, m.Source, m.Size, m.Perm = vocabulary.Tmpfs, "", 1<<20, 0o755
+				m.Kind, m.Source, m.Perm = vocabulary.Dir, "", 0o755
 				break
 			}
 		}

@@ -164,7 +164,7 @@ func (pl *planner) composeEtc() {
 	}
 	for i := range pl.entries {
 		if e := &pl.entries[i]; e.Target == etc && e.Kind == vocabulary.BindRO {
-			e.Mount = vocabulary.Mount{Kind: vocabulary.Tmpfs, Target: etc, Size: 1 << 20, Perm: 0o755, Why: whySystem}
+			e.Mount = vocabulary.Mount{Kind: vocabulary.Dir, Target: etc, Why: whySystem}
 		}
 	}
 	list, _ := os.ReadDir(etc)

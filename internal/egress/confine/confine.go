@@ -10,8 +10,9 @@
 // calls by which the Go library merely asks (open, stat, prctl …) fail.
 //
 // Nothing here degrades: if Landlock or seccomp is missing, Apply fails and the
-// gateway must not run. Landlock is enforced at the ABI that the kernel has, at
-// least 4 (Linux 6.7, the first that knows TCP).
+// gateway must not run. Landlock is enforced at the ABI that the kernel has.
+// What an older one does not know the filter refuses alone: listening before
+// ABI 4 (Linux 6.7), truncating before ABI 3.
 //
 // Figures: MaxFiles descriptors (two for each flow and some dozens of our own);
 // MaxData bytes of writable memory, with the collector's soft limit below it.

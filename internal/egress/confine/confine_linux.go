@@ -122,15 +122,15 @@ func allThreads(nr, a, b, c, d uintptr) error {
 func landlocked() error {
 	abi, err := ll.LandlockGetABIVersion()
 	if err != nil {
-		return fmt.Errorf("confine: this kernel has no Landlock (%w); the gateway does not run without it\nboot with lsm=landlock,… or a kernel from 6.7 on", err)
+		return fmt.Errorf("confine: this kernel has no Landlock (%w); the gateway does not run without it\nboot with lsm=landlock,… or a kernel from 5.13 on", err)
 	}
-	versions := []landlock.Config{landlock.V4, landlock.V5, landlock.V6, landlock.V7, landlock.V8, landlock.V9, landlock.V10, landlock.V11}
-	if abi < 4 {
-		return fmt.Errorf("confine: this kernel's Landlock has ABI %d, the gateway needs 4 (Linux 6.7)", abi)
+	versions := []landlock.Config{landlock.V1, landlock.V2, landlock.V3, landlock.V4, landlock.V5, landlock.V6, landlock.V7, landlock.V8, landlock.V9, landlock.V10, landlock.V11}
+	cfg := versions[min(abi, len(versions))-1]
+	// Connecting is the gateway's work; listening never is. Before ABI 4 Landlock
+	// knows no ports, and the filter alone refuses to bind and to listen.
+	if abi >= 4 {
+		cfg.HandledAccessNet = ll.AccessNetBindTCP
 	}
-	cfg := versions[min(abi-4, len(versions)-1)]
-	// Connecting is the gateway's work; listening never is.
-	cfg.HandledAccessNet = ll.AccessNetBindTCP
 	if err := cfg.Restrict(); err != nil {
 		return fmt.Errorf("confine: landlock: %w", err)
 	}

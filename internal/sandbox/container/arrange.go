@@ -56,7 +56,8 @@ const (
 	doBind               // Source at At
 	doMaskFile
 	doMaskDir
-	doData // a read-only file
+	doFrame // an empty directory that later steps fill
+	doData  // a read-only file
 	doLink
 	doRoot // an image at At, and a layer of the cradle's for mount points
 )
@@ -289,6 +290,9 @@ func (a *arranger) mount(m vocabulary.Mount, tmpfsSize int64) error {
 			perm = 0o755
 		}
 		a.memory(m.Target, size, perm, false)
+	case vocabulary.Dir:
+		at := a.stand(m.Target, step{Do: doFrame, Perm: cmp.Or(m.Perm, 0o755), RO: true})
+		a.regions = append(a.regions, region{m.Target, own, at})
 	case vocabulary.Data:
 		perm := m.Perm
 		if perm == 0 {

@@ -168,6 +168,18 @@ func (s step) do() error {
 			return err
 		}
 		return s.cover(dir)
+	case doFrame:
+		if err := s.point(""); err != nil || s.Own {
+			return err
+		}
+		dir, err := os.MkdirTemp(scratchDir, "frame")
+		if err == nil {
+			err = os.Chmod(dir, os.FileMode(s.Perm))
+		}
+		if err != nil {
+			return err
+		}
+		return bind(dir, s.At, safe)
 	case doData:
 		if s.Image {
 			return s.inImage(func(at int, name string) error { return writeAt(at, name, s.Data, s.Perm) })

@@ -22,6 +22,7 @@ type plan struct {
 	readOnly []string // for Landlock
 	writable []string
 	tmpfs    []string           // mount points that use memory
+	filled   []string           // to be made read-only when all stands in them
 	layers   []vocabulary.Mount // overlays, for the warden
 }
 
@@ -82,6 +83,9 @@ func arguments(spec sandbox.Spec, self string, tmpfsSize int64, stat func(string
 	}
 	// A mount of its own, read-only: a folder in a writable /run could be moved
 	// away, and pid 1 would start what took its place.
+	for _, d := range p.filled {
+		p.add("--remount-ro", d)
+	}
 	p.add("--perms", "0755", "--size", "4096", "--tmpfs", guest.Dir,
 		"--ro-bind", self, guest.Path, "--symlink", path.Base(guest.Path), supervisor, "--remount-ro", guest.Dir)
 	if !root {
@@ -128,6 +132,7 @@ func (p *plan) mount(m vocabulary.Mount, tmpfsSize int64) {
 		p.readOnly = slices.DeleteFunc(p.readOnly, covered)
 		p.writable = slices.DeleteFunc(p.writable, covered)
 		p.tmpfs = slices.DeleteFunc(p.tmpfs, covered)
+		p.filled = slices.DeleteFunc(p.filled, covered)
 	}
 	switch m.Kind {
 	case vocabulary.BindRO:
@@ -151,6 +156,14 @@ func (p *plan) mount(m vocabulary.Mount, tmpfsSize int64) {
 		p.add("--perms", fmt.Sprintf("%04o", perm), "--size", strconv.FormatInt(size, 10), "--tmpfs", m.Target)
 		p.writable = append(p.writable, m.Target)
 		p.tmpfs = append(p.tmpfs, m.Target)
+	case vocabulary.Dir:
+		perm := m.Perm
+		if perm == 0 {
+			perm = 0o755
+		}
+		p.add("--perms", fmt.Sprintf("%04o", perm), "--size", strconv.Itoa(1<<20), "--tmpfs", m.Target)
+		p.readOnly = append(p.readOnly, m.Target)
+		p.filled = append(p.filled, m.Target)
 	case vocabulary.Data:
 		perm := m.Perm
 		if perm == 0 {
@@ -182,7 +195,7 @@ func checkMount(m vocabulary.Mount, index int) error {
 	if !clean(m.Target) {
 		return fmt.Errorf("target is not an absolute, clean path")
 	}
-	if m.Kind > vocabulary.Overlay {
+	if m.Kind > vocabulary.Dir || m.Kind == vocabulary.Root {
 		return fmt.Errorf("unknown kind %d", m.Kind)
 	}
 	if m.Kind.ShowsHost() && !clean(m.Source) {

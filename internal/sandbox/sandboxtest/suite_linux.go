@@ -241,7 +241,7 @@ func Run(t *testing.T, b sandbox.Backend, is Traits) {
 		name string
 		run  func(*testing.T, sandbox.Backend)
 	}{
-		{"Commands", testCommands}, {"Files", testFiles}, {"Writes", testWrites}, {"Overlay", testOverlay}, {"Terminal", testTerminal}, {"JobControl", testJobControl},
+		{"Commands", testCommands}, {"Files", testFiles}, {"Writes", testWrites}, {"Overlay", testOverlay}, {"Dir", testDir}, {"Terminal", testTerminal}, {"JobControl", testJobControl},
 		{"Isolation", testIsolation}, {"Attacks", testAttacks}, {"Relay", testRelay}, {"Ports", testPorts}, {"Kill", testKill},
 		{"BadRequests", testBadRequests}, {"LimitPIDs", testLimitPIDs}, {"LimitMemory", testLimitMemory}, {"LimitCPUs", testLimitCPUs},
 	} {

@@ -131,7 +131,7 @@ func writeNew(d *os.File, name string, data []byte) error {
 		err = cerr
 	}
 	if err == nil {
-		err = unix.Renameat2(int(d.Fd()), tmp, int(d.Fd()), name, unix.RENAME_NOREPLACE)
+		err = move(d, tmp, d, name)
 	}
 	if err != nil {
 		_ = unix.Unlinkat(int(d.Fd()), tmp, 0)
