@@ -57,6 +57,11 @@ func slowFeatures(b *bodySpec, v any, path []string, opaque bool, use func(op st
 			}
 		}
 	}
+	for _, u := range b.unless {
+		if len(path) == 0 && !slices.ContainsFunc(u.keys, func(k string) bool { return stated(object[k]) }) {
+			use(u.op)
+		}
+	}
 	for k, e := range object {
 		if !inside {
 			for _, c := range b.closed {
@@ -67,6 +72,13 @@ func slowFeatures(b *bodySpec, v any, path []string, opaque bool, use func(op st
 		}
 		slowFeatures(b, e, slices.Concat(path, []string{k}), opaque, use)
 	}
+}
+
+func stated(v any) bool {
+	if list, ok := v.([]any); ok {
+		return slices.ContainsFunc(list, stated)
+	}
+	return v != nil
 }
 
 func opaqueAbove(b *bodySpec, path []string) bool {
@@ -85,6 +97,7 @@ func FuzzBodyFeatures(f *testing.F) {
 		`{"model":"c","messages":[{"content":[{"type":"image","source":{"type":"url"}}]}],"tools":[{"type":"web_fetch_1"}]}`,
 		`{"messages":[{"content":[{"input":{"type":"url"},"content":[{"source":{"url":1}}]}]}],"mcp_servers":[[{}]],"zzz":1}`,
 		`{"tools":{"type":{"type":"mcp"}},"container":null,"thread":false}`,
+		`{"name":"n","private":[null]}`, `{"name":"n","visibility":{}}`,
 		`{"a":1,"a":2}`, `{"Type":1}`, `{"requests":[{"params":{"tools":[{"type":"web_fetch_1"}]}}]}`,
 		`{"input":[{"image_url":"data:x"},{"image_url":"http://x"},{"type":"mcp"}]}`,
 		strings.Repeat(`{"a":`, 130) + "1" + strings.Repeat("}", 130), "\ufeff{}", "{}{}", `{"model":"` + "\xff" + `"}`, `{"\ud800":1}`,
@@ -93,10 +106,12 @@ func FuzzBodyFeatures(f *testing.F) {
 	}
 	cat := embedded(f)
 	var bodies []*bodySpec
-	for _, name := range []string{"anthropic", "openai"} {
+	for _, name := range []string{"anthropic", "openai", "huggingface"} {
 		svc, _ := cat.Service(name)
 		for _, b := range svc.bodies {
-			bodies = append(bodies, b)
+			if b.kind == "json" {
+				bodies = append(bodies, b)
+			}
 		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {

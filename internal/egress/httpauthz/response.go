@@ -22,7 +22,7 @@ var (
 		"Set-Cookie", "Set-Cookie2", "Authentication-Info", "Authorization", "Set-Authorization", "X-Set-Authorization", "X-Authorization",
 		"X-Amz-Security-Token", "X-Auth-Token", "X-Subject-Token", "X-Access-Token", "X-Refresh-Token", "X-Session-Token", "X-Session-Id", "X-Id-Token",
 		"X-Api-Key", "Api-Key", "X-Token", "Access-Token", "Refresh-Token", "Id-Token", "X-Csrf-Token", "X-Xsrf-Token", "X-Vault-Token", "X-Goog-Iap-Jwt-Assertion",
-		"X-Ms-Token-Aad-Access-Token", "X-Ms-Token-Aad-Id-Token", "X-Ms-Token-Aad-Refresh-Token", "Npm-Session", "Token", "Jwt", "X-Jwt", "X-Jwt-Token",
+		"X-Ms-Token-Aad-Access-Token", "X-Ms-Token-Aad-Id-Token", "X-Ms-Token-Aad-Refresh-Token", "Npm-Session", "Token", "Jwt", "X-Jwt", "X-Jwt-Token", "X-Xet-Access-Token",
 	}
 	// linked are the relations by which a Link header makes a client open
 	// connections by itself; others (next, last) are what clients page by.

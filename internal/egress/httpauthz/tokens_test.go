@@ -55,6 +55,27 @@ func TestIssue(t *testing.T) {
 	}
 }
 
+// What Hugging Face calls its tokens, in the body and in headers.
+func TestIssueXet(t *testing.T) {
+	h := &Handler{}
+	got, resp := issueOf(h, `{"accessToken":"real-token","exp":1900000000,"casUrl":"https://cas.example.com","more":"real-more"}`,
+		http.Header{"X-Xet-Access-Token": {"real-token"}, "X-Xet-Cas-Url": {"https://real-token.example"}})
+	var a map[string]any
+	if err := json.Unmarshal([]byte(got), &a); err != nil || len(a) != 3 || a["exp"] != 1.9e9 || a["casUrl"] != "https://cas.example.com" {
+		t.Fatalf("%q: %v", got, err)
+	}
+	standIn := a["accessToken"].(string)
+	if !strings.HasPrefix(standIn, standInPrefix) || resp.Header.Get("X-Xet-Access-Token") != standIn || resp.Header.Get("X-Xet-Token-Expiration") != "1900000000" || resp.Header.Get("X-Xet-Cas-Url") != "https://cas.example.com" {
+		t.Errorf("%s %v", got, resp.Header)
+	}
+	if real := h.tokens.real("Bearer " + standIn); !real.Equal([]byte("real-token")) {
+		t.Error("the token is not the one that was issued")
+	}
+	if got, resp = issueOf(h, `{"accessToken":"real-token","casUrl":"https://cas.example.com/?real-token"}`, http.Header{}); got == "" || strings.Contains(got+resp.Header.Get("X-Xet-Cas-Url"), "real-token") {
+		t.Errorf("%s %v", got, resp.Header)
+	}
+}
+
 func TestIssueRefuses(t *testing.T) {
 	for _, body := range []string{
 		"", "real-token", `["real-token"]`, `{}`, `{"token":""}`, `{"token":"x"}`, `{"token":["real-token"]}`, `{"token":"real-token"} {}`,
