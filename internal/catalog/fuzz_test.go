@@ -1,7 +1,10 @@
 package catalog
 
 import (
+	"bytes"
+	"encoding/binary"
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -173,6 +176,47 @@ func FuzzIdentify(f *testing.F) {
 					t.Fatalf("%q is not a resource of %s: %v", resource, op.Name, err)
 				}
 			}
+		}
+	})
+}
+
+// FuzzCrate: what is judged of a crate is the object that a reader of cargo's form
+// finds, however the body comes in.
+func FuzzCrate(f *testing.F) {
+	crate := func(object, archive string) []byte {
+		b := binary.LittleEndian.AppendUint32(nil, uint32(len(object)))
+		return append(binary.LittleEndian.AppendUint32(append(b, object...), uint32(len(archive))), archive...)
+	}
+	f.Add(crate(`{"name":"a","vers":"1.0.0"}`, "archive"), 7)
+	f.Add(crate("", "archive"), 0)
+	f.Add(crate(`{}`, ""), 9)
+	f.Add([]byte{255, 255, 255, 255, 1}, 4)
+	svc, _ := embedded(f).Service("crates-io")
+	var b crateBody
+	for _, s := range svc.bodies {
+		if c, ok := s.reader.(crateBody); ok {
+			b = c
+		}
+	}
+	f.Fuzz(func(t *testing.T, body []byte, cut int) {
+		object, err := b.head(body)
+		if cut >= 0 && cut < len(body) {
+			if early, err := b.head(body[:cut]); err == nil && early != nil && !bytes.Equal(early, object) {
+				t.Fatalf("%q after %d bytes, and %q", early, cut, object)
+			}
+		}
+		if err != nil || object == nil {
+			return
+		}
+		r := bytes.NewReader(body)
+		var n, size uint32
+		binary.Read(r, binary.LittleEndian, &n)
+		want := make([]byte, n)
+		if _, err := io.ReadFull(r, want); err != nil || !bytes.Equal(want, object) {
+			t.Fatalf("%q is judged, and %q read: %v", object, want, err)
+		}
+		if err := binary.Read(r, binary.LittleEndian, &size); err != nil || int64(size) > int64(b.filesLimit) || len(object) > b.limit {
+			t.Fatalf("an archive of %d bytes behind %d: %v", size, len(object), err)
 		}
 	})
 }

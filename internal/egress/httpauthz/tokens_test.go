@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/bulkhead-dev/bulkhead/internal/capability"
+	"github.com/bulkhead-dev/bulkhead/internal/hostport"
 	"github.com/bulkhead-dev/bulkhead/internal/secret"
 )
 
@@ -107,7 +108,7 @@ func FuzzIssue(f *testing.F) {
 	for _, s := range []string{
 		`{"token":"real-token","access_token":"real-token","refresh_token":"x","expires_in":300,"issued_at":"2026-01-02T03:04:05Z"}`,
 		`{"access_token":"real-token"}`, `{"token":"real-token","issued_at":"real-token"}`, `{"TOKEN":"real-token","Token":"another-token"}`,
-		`{"token":"real-token","access_token":"another-token"}`, `{"token":"\u0072eal-token","expires_in":1e3}`, `[]`, `{"token":1}`, "",
+		`{"token":"real-token","access_token":"another-token"}`, `{"token":"\u0072eal-token","expires_in":1e3}`, `{"accessToken":"real-token","exp":1900000000,"casUrl":"https://cas.example.com"}`, `{"accessToken":"real-token","casUrl":"https://u:p@x/real"}`, `[]`, `{"token":1}`, "",
 	} {
 		f.Add([]byte(s))
 	}
@@ -120,11 +121,14 @@ func FuzzIssue(f *testing.F) {
 		var a tokenAnswer
 		dec := json.NewDecoder(strings.NewReader(got))
 		dec.DisallowUnknownFields()
-		if err := dec.Decode(&a); err != nil || a.Token != a.AccessToken || !strings.HasPrefix(a.Token, standInPrefix) {
+		if err := dec.Decode(&a); err != nil || a.Token != a.AccessToken || a.Token != "" && a.XetToken != "" || !strings.HasPrefix(a.Token+a.XetToken, standInPrefix) {
 			t.Fatalf("%q: %v", got, err)
 		}
 		if _, err := time.Parse(time.RFC3339Nano, a.IssuedAt); err != nil && a.IssuedAt != "" {
 			t.Fatalf("%q passes on what is no time", got)
+		}
+		if _, err := hostport.ParseHost(strings.TrimPrefix(a.XetAt, "https://")); err != nil && a.XetAt != "" {
+			t.Fatalf("%q passes on what is no host", got)
 		}
 		if len(resp.Header["Link"]) > 0 || resp.Trailer != nil {
 			t.Fatalf("headers pass on: %v", resp.Header)
