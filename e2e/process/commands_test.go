@@ -42,6 +42,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"arrived":    cmdArrived,
 	"gitserver":  cmdGitServer,
 	"registries": cmdRegistries,
+	"hub":        cmdHub,
 	"sshserver":  cmdSSHServer,
 	"asgit":      cmdAsGit,
 	"screen":     cmdScreen,

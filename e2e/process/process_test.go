@@ -12,8 +12,10 @@ package process
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/user"
@@ -40,7 +42,7 @@ const (
 )
 
 // networkStories are those that depend on how the network is made.
-const networkStories = "^(no_network|http_grant|relay|ipv6|upstream_tls|streaming|credentials|login|login_keyring|revoke|grpc|byte_limits|git_ssh|localhost|packages|lang_.*|rule.*)$"
+const networkStories = "^(no_network|http_grant|relay|ipv6|upstream_tls|streaming|credentials|login|login_keyring|revoke|grpc|byte_limits|git_ssh|localhost|packages|hub|lang_.*|rule.*)$"
 
 func TestMain(m *testing.M) {
 	if shared = os.Getenv(sharedEnv); shared != "" {
@@ -104,6 +106,9 @@ func prepare() (dir string, err error) {
 	if err := copyGo(filepath.Join(dir, "go")); err != nil {
 		return "", fmt.Errorf("copying Go: %w", err)
 	}
+	if err := copyClients(filepath.Join(dir, "clients", "node_modules")); err != nil {
+		return "", fmt.Errorf("copying the clients from npm: %w", err)
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return "", err
@@ -139,6 +144,19 @@ run:*) shift; set -- run --isolation "$`+isolationEnv+`" "$@" ;;
 esac
 exec "$real" "$@"
 `), 0o755)
+}
+
+// copyClients puts what scripts/install-deps got from npm where the ordinary user
+// can read it, if it is there.
+func copyClients(dir string) error {
+	from := "../../.cache/clients/node_modules"
+	if _, err := os.Stat(from); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := os.Mkdir(filepath.Dir(dir), 0o755); err != nil {
+		return err
+	}
+	return os.CopyFS(dir, os.DirFS(from))
 }
 
 func copyFile(dst, src string, mode os.FileMode) error {

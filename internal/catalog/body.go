@@ -41,6 +41,7 @@ type bodySpec struct {
 	// rules and opaque are indexed by the last key of their place.
 	rules  map[string][]bodyRule
 	opaque map[string][][]string
+	unless []unlessRule
 	// special are all keys that any place names, as they are spelled and in
 	// lower case (true: spelled so): another spelling of one is refused, because
 	// a lenient parser might fold it.
@@ -55,6 +56,13 @@ type bodySpec struct {
 	repeat []string
 	graph  graphSpec // of kind graphql
 	lines  string    // bodyRule.lines for every text of a graphql body
+}
+
+// unlessRule: a body that has none of these keys, or only null there, uses the
+// feature.
+type unlessRule struct {
+	keys []string
+	op   string
 }
 
 type closedObject struct {
@@ -124,7 +132,7 @@ func (b *bodySpec) mentions(op string) bool {
 			}
 		}
 	}
-	return false
+	return slices.ContainsFunc(b.unless, func(u unlessRule) bool { return u.op == op })
 }
 
 func (b *bodySpec) index() {
@@ -142,6 +150,9 @@ func (b *bodySpec) index() {
 		for k := range c.keys {
 			note([]string{k})
 		}
+	}
+	for _, u := range b.unless {
+		note(u.keys)
 	}
 	for _, rs := range b.rules {
 		for i := range rs {
@@ -222,6 +233,11 @@ func (b *bodySpec) scan(data []byte, op *Operation) (Contents, error) {
 	if err := w.object(data); err != nil {
 		return Contents{}, err
 	}
+	for _, u := range b.unless {
+		if !slices.ContainsFunc(u.keys, func(k string) bool { return slices.Contains(w.stated, k) }) {
+			w.use(u.op, "no field "+strings.Join(u.keys, " or "))
+		}
+	}
 	return w.contents(op), nil
 }
 
@@ -264,6 +280,7 @@ type bodyWalk struct {
 	found []Found
 	// anywhere: what looks like a credential may also stand inside a value.
 	anywhere bool
+	stated   []string // the outermost keys that have a value
 	values   map[*wantedPlace][]string
 }
 
@@ -421,6 +438,9 @@ func (w *bodyWalk) judgeKey(top *frame, key string) error {
 func (w *bodyWalk) value(s string, isString bool) {
 	if len(w.path) == 0 {
 		return
+	}
+	if len(w.path) == 1 && len(w.spec.unless) > 0 {
+		w.stated = append(w.stated, w.path[0])
 	}
 	for i := range w.spec.wanted {
 		if p := &w.spec.wanted[i]; placeMatch(p.at, w.path) {

@@ -1,7 +1,10 @@
 package catalog
 
 import (
+	"bytes"
+	"encoding/binary"
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -57,6 +60,11 @@ func slowFeatures(b *bodySpec, v any, path []string, opaque bool, use func(op st
 			}
 		}
 	}
+	for _, u := range b.unless {
+		if len(path) == 0 && !slices.ContainsFunc(u.keys, func(k string) bool { return stated(object[k]) }) {
+			use(u.op)
+		}
+	}
 	for k, e := range object {
 		if !inside {
 			for _, c := range b.closed {
@@ -67,6 +75,13 @@ func slowFeatures(b *bodySpec, v any, path []string, opaque bool, use func(op st
 		}
 		slowFeatures(b, e, slices.Concat(path, []string{k}), opaque, use)
 	}
+}
+
+func stated(v any) bool {
+	if list, ok := v.([]any); ok {
+		return slices.ContainsFunc(list, stated)
+	}
+	return v != nil
 }
 
 func opaqueAbove(b *bodySpec, path []string) bool {
@@ -85,6 +100,7 @@ func FuzzBodyFeatures(f *testing.F) {
 		`{"model":"c","messages":[{"content":[{"type":"image","source":{"type":"url"}}]}],"tools":[{"type":"web_fetch_1"}]}`,
 		`{"messages":[{"content":[{"input":{"type":"url"},"content":[{"source":{"url":1}}]}]}],"mcp_servers":[[{}]],"zzz":1}`,
 		`{"tools":{"type":{"type":"mcp"}},"container":null,"thread":false}`,
+		`{"name":"n","private":[null]}`, `{"name":"n","visibility":{}}`,
 		`{"a":1,"a":2}`, `{"Type":1}`, `{"requests":[{"params":{"tools":[{"type":"web_fetch_1"}]}}]}`,
 		`{"input":[{"image_url":"data:x"},{"image_url":"http://x"},{"type":"mcp"}]}`,
 		strings.Repeat(`{"a":`, 130) + "1" + strings.Repeat("}", 130), "\ufeff{}", "{}{}", `{"model":"` + "\xff" + `"}`, `{"\ud800":1}`,
@@ -93,10 +109,12 @@ func FuzzBodyFeatures(f *testing.F) {
 	}
 	cat := embedded(f)
 	var bodies []*bodySpec
-	for _, name := range []string{"anthropic", "openai"} {
+	for _, name := range []string{"anthropic", "openai", "huggingface"} {
 		svc, _ := cat.Service(name)
 		for _, b := range svc.bodies {
-			bodies = append(bodies, b)
+			if b.kind == "json" {
+				bodies = append(bodies, b)
+			}
 		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -158,6 +176,47 @@ func FuzzIdentify(f *testing.F) {
 					t.Fatalf("%q is not a resource of %s: %v", resource, op.Name, err)
 				}
 			}
+		}
+	})
+}
+
+// FuzzCrate: what is judged of a crate is the object that a reader of cargo's form
+// finds, however the body comes in.
+func FuzzCrate(f *testing.F) {
+	crate := func(object, archive string) []byte {
+		b := binary.LittleEndian.AppendUint32(nil, uint32(len(object)))
+		return append(binary.LittleEndian.AppendUint32(append(b, object...), uint32(len(archive))), archive...)
+	}
+	f.Add(crate(`{"name":"a","vers":"1.0.0"}`, "archive"), 7)
+	f.Add(crate("", "archive"), 0)
+	f.Add(crate(`{}`, ""), 9)
+	f.Add([]byte{255, 255, 255, 255, 1}, 4)
+	svc, _ := embedded(f).Service("crates-io")
+	var b crateBody
+	for _, s := range svc.bodies {
+		if c, ok := s.reader.(crateBody); ok {
+			b = c
+		}
+	}
+	f.Fuzz(func(t *testing.T, body []byte, cut int) {
+		object, err := b.head(body)
+		if cut >= 0 && cut < len(body) {
+			if early, err := b.head(body[:cut]); err == nil && early != nil && !bytes.Equal(early, object) {
+				t.Fatalf("%q after %d bytes, and %q", early, cut, object)
+			}
+		}
+		if err != nil || object == nil {
+			return
+		}
+		r := bytes.NewReader(body)
+		var n, size uint32
+		binary.Read(r, binary.LittleEndian, &n)
+		want := make([]byte, n)
+		if _, err := io.ReadFull(r, want); err != nil || !bytes.Equal(want, object) {
+			t.Fatalf("%q is judged, and %q read: %v", object, want, err)
+		}
+		if err := binary.Read(r, binary.LittleEndian, &size); err != nil || int64(size) > int64(b.filesLimit) || len(object) > b.limit {
+			t.Fatalf("an archive of %d bytes behind %d: %v", size, len(object), err)
 		}
 	})
 }

@@ -34,6 +34,8 @@ operations:
 func TestLoadIsStrict(t *testing.T) {
 	for _, c := range []struct{ name, old, new, want string }{
 		{"as it is", "", "", ""},
+		{"unless a place", "free: [x*]", "unless: [c], free: [x*]", "small.yaml:12:16: a feature with unless: needs present: and nothing else"},
+		{"unless of what nobody grants", "needs: {a.f: [y]}}", "needs: {a.f: [y]}}, {unless: [a], present: a.g}", `"a.g" is not an operation with feature-of`},
 		{"unknown key", "description: d", "description: d\ncolour: red", `small.yaml:3:1: unknown key "colour"`},
 		{"duplicate key", "description: d", "description: d\ndescription: e", `small.yaml:3:1: "description" occurs twice`},
 		{"anchor", "hosts: [api.example.com]", "hosts: &h [api.example.com]", "small.yaml:3:8: expected a list"},

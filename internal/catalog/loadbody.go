@@ -20,10 +20,10 @@ func (s *Service) readBody(d *reader, name string, n *yaml.Node) {
 	var keys, opaque, text, credentialKeys []string
 	rule := func(n *yaml.Node) {
 		var where, present, lines string
-		var free []string
+		var free, unless []string
 		values := map[string]string{}
 		d.fields(n, map[string]func(*yaml.Node){
-			"at": d.str(&where), "present": d.str(&present), "lines": d.str(&lines), "free": d.globs(&free),
+			"at": d.str(&where), "present": d.str(&present), "lines": d.str(&lines), "free": d.globs(&free), "unless": d.list(&unless),
 			"needs": func(n *yaml.Node) {
 				d.each(n, func(k, v *yaml.Node) {
 					var globs []string
@@ -42,6 +42,13 @@ func (s *Service) readBody(d *reader, name string, n *yaml.Node) {
 				d.fail(n, "%q is listed twice", g)
 			}
 			values[g] = ""
+		}
+		if len(unless) > 0 {
+			if where != "" || present == "" || lines != "" || len(values) > 0 || b.kind != "json" {
+				d.fail(n, "a feature with unless: needs present: and nothing else, in a section of kind: json")
+			}
+			b.unless = append(b.unless, unlessRule{unless, present})
+			return
 		}
 		p := place(where)
 		if where == "" || p[len(p)-1] == "**" || btoi(present != "")+btoi(lines != "")+btoi(len(values) > 0) != 1 {
@@ -87,6 +94,9 @@ func (s *Service) readBody(d *reader, name string, n *yaml.Node) {
 			d.fail(n, "like: names a body section above, and at: the place below which it holds")
 			return
 		}
+		if at != "" && len(base.unless) > 0 {
+			d.fail(n, "a feature with unless: holds for a whole body, and not at: a place in one")
+		}
 		b.include(base, at, keys)
 	}
 	newReader := bodyKinds[b.kind]
@@ -131,6 +141,9 @@ func (b *bodySpec) include(base *bodySpec, at string, keys []string) {
 			continue
 		}
 		b.closed = append(b.closed, closedObject{below(c.at), c.keys})
+	}
+	if at == "" {
+		b.unless = append(b.unless, base.unless...)
 	}
 	for k, rs := range base.rules {
 		for _, r := range rs {

@@ -150,6 +150,9 @@ func (s *Service) check(d *reader, n *yaml.Node) {
 		if b.otherwise != "" {
 			feature(b.otherwise, "body "+name)
 		}
+		for _, u := range b.unless {
+			feature(u.op, "body "+name)
+		}
 		for _, rs := range b.rules {
 			for _, r := range rs {
 				for _, name := range r.operations() {

@@ -193,6 +193,8 @@ func parseSegment(p string, sets map[string][]string) (segment, error) {
 	switch {
 	case setName == "path" && hasSet:
 		seg.path = true
+	case setName == "object" && hasSet:
+		seg.path, seg.wide = true, true
 	case setName == "segments" && hasSet:
 		seg.many = true
 	case setName == "id" && hasSet:
@@ -237,6 +239,10 @@ func (g segment) match(s string) (capture string, ok bool) {
 	rest, ok := strings.CutPrefix(s, g.prefix)
 	if ok {
 		rest, ok = strings.CutSuffix(rest, g.suffix)
+	}
+	if g.path && g.wide && ok {
+		rest = strings.ReplaceAll(rest, escapedSlash, "/")
+		return rest, isKey(rest)
 	}
 	if g.path && ok {
 		return capturePath(strings.Split(rest, escapedSlash))

@@ -326,8 +326,11 @@ func isSecretQuery(key string) bool    { return secretQuery[foldQuery(key)] }
 func isSignatureQuery(key string) bool { return signatureQuery[foldQuery(key)] }
 
 // onlyInfrastructure knows the cookies that content delivery networks set on
-// every answer.
+// every answer. Some clients send the header with nothing in it.
 func onlyInfrastructure(v string) bool {
+	if v == "" {
+		return true
+	}
 	for c := range strings.SplitSeq(v, ";") {
 		name, _, ok := strings.Cut(strings.TrimSpace(c), "=")
 		if !ok || name != "__cf_bm" && name != "_cfuvid" && name != "__cflb" {

@@ -40,6 +40,8 @@ func TestCredentials(t *testing.T) {
 		{"Cookie", "session=1", "the header Cookie 0"},
 		{"Cookie", "__cf_bm=1; session=1", "the header Cookie 0"},
 		{"Cookie", "__cf_bm=1; _cfuvid=2", "the header Cookie 3"},
+		{"Cookie", "", "the header Cookie 3"},
+		{"Cookie", ";", "the header Cookie 0"},
 		{"User-Agent", "x " + token, "the header User-Agent 1"},
 		{"X-Note", jwt, "the header X-Note 1"},
 		{"X-Note", "sk-ant-api03-" + strings.Repeat("x", 93), "the header X-Note 1"},

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"path"
 	"slices"
 	"strings"
 
@@ -9,7 +10,8 @@ import (
 
 // tokenPlace is where a service hands out tokens for its own hosts, in the
 // manner of OCI registries: GET https://host/path answers with a JSON object
-// whose token goes into Authorization: Bearer of the requests that follow.
+// whose token goes into Authorization: Bearer of the requests that follow. A * in
+// the path stands for letters of one segment.
 type tokenPlace struct {
 	host HostPattern
 	path string
@@ -19,17 +21,17 @@ type tokenPlace struct {
 func (s *Service) readTokenPlace(d *reader, n *yaml.Node) {
 	var text string
 	d.str(&text)(n)
-	name, path, _ := strings.Cut(text, "/")
+	name, at, _ := strings.Cut(text, "/")
 	host, err := parseHost(name, s.sets)
 	switch {
 	case err != nil:
 		d.fail(n, "%v", err)
-	case CheckPath("/"+path) != nil || strings.ContainsAny(path, "*{}?"):
-		d.fail(n, "a place of tokens is written host/path")
+	case CheckPath("/"+at) != nil || strings.ContainsAny(at, "{}?[\\"):
+		d.fail(n, "a place of tokens is written host/path, with * for a segment")
 	case !slices.ContainsFunc(s.Endpoints, func(e Endpoint) bool { return e.Scheme == "https" && e.Host.text == host.text }):
 		d.fail(n, "%s is not among the hosts", name)
 	default:
-		s.tokens = append(s.tokens, tokenPlace{host, "/" + path})
+		s.tokens = append(s.tokens, tokenPlace{host, "/" + at})
 	}
 }
 
@@ -37,7 +39,10 @@ func (s *Service) readTokenPlace(d *reader, n *yaml.Node) {
 // token for the service's own hosts. The sandbox gets a stand-in for it.
 func (s *Service) IssuesTokens(r *Request) bool {
 	return r.Scheme == "https" && r.Method == "GET" &&
-		slices.ContainsFunc(s.tokens, func(t tokenPlace) bool { return t.path == r.Path && t.host.Match(r.Host) })
+		slices.ContainsFunc(s.tokens, func(t tokenPlace) bool {
+			ok, _ := path.Match(t.path, r.Path)
+			return ok && t.host.Match(r.Host)
+		})
 }
 
 // TakesTokens reports whether slot is where such a token stands.

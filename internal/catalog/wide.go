@@ -11,7 +11,8 @@ import (
 
 // Captures of kind {name:id} and {name:key} take more letters than names have:
 // ids of models and topics have colons, keys of object stores have anything.
-// A key is one or more segments and may end with a slash.
+// A key is one or more segments and may end with a slash; {name:object} is one
+// whose slashes are escaped.
 
 // isWide says what may stand for one segment of such a capture.
 func isWide(s string) bool {

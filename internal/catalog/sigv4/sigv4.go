@@ -9,7 +9,7 @@
 //
 // What is accepted is the one form that AWS's own SDKs send: one Authorization
 // header with AWS4-HMAC-SHA256, X-Amz-Date, and signed headers that include host
-// and every x-amz-* header. Signatures in the query, SigV4A and SigV2 are not.
+// (or :authority) and every x-amz-* header. Signatures in the query, SigV4A and SigV2 are not.
 //
 // Sources: AWS's guide "Create a signed AWS API request" (canonical request,
 // 15 minutes of skew), "Signature Calculations: Transferring Payload in Multiple
@@ -116,12 +116,15 @@ func Parse(value string) (Authorization, error) {
 		return Authorization{}, errors.New("too many signed headers")
 	}
 	for i, name := range a.Signed {
-		if !only(name, lower+digits+"-_.") || i > 0 && a.Signed[i-1] >= name {
+		if name != authority && !only(name, lower+digits+"-_.") || i > 0 && a.Signed[i-1] >= name {
 			return Authorization{}, errors.New("the signed headers are not lower-case, sorted and unique")
 		}
 	}
 	return a, nil
 }
+
+// authority is what some SDKs sign instead of host when they speak HTTP/2.
+const authority = ":authority"
 
 const (
 	lower  = "abcdefghijklmnopqrstuvwxyz"
@@ -210,7 +213,7 @@ func (a Authorization) checkTime(h http.Header, now time.Time) error {
 
 // checkSigned demands a signature over everything that AWS gives a meaning to.
 func (a Authorization) checkSigned(h http.Header) error {
-	if !slices.Contains(a.Signed, "host") {
+	if !slices.Contains(a.Signed, "host") && !slices.Contains(a.Signed, authority) {
 		return errors.New("the header host is not signed")
 	}
 	for name := range h {
@@ -263,7 +266,7 @@ func (a Authorization) canonical(r Request, payload string) (string, error) {
 	for _, name := range a.Signed {
 		b.WriteString(name + ":")
 		switch name {
-		case "host":
+		case "host", authority:
 			b.WriteString(r.Host)
 		case "content-length":
 			if r.Length < 0 {

@@ -82,6 +82,35 @@ func TestAWSsOwnSignaturesAreTrue(t *testing.T) {
 	}
 }
 
+// AWS's SDK for JavaScript, which speaks HTTP/2 to some services, signs :authority
+// in the place of host. This is what it sent.
+func TestAuthorityIsSignedInThePlaceOfHost(t *testing.T) {
+	r := Request{
+		Method: "POST", Host: "bedrock-runtime.us-east-1.amazonaws.com", Path: "/model/anthropic.claude-v1:0/invoke", Length: 2, Body: []byte("{}"), Whole: true,
+		Header: http.Header{
+			"Content-Type": {"application/json"}, "X-Amz-User-Agent": {"aws-sdk-js/3.1163.0"}, "Amz-Sdk-Invocation-Id": {"5fa81924-7767-4ea8-a0e4-a087b89a0aac"}, "Amz-Sdk-Request": {"attempt=1; max=1"},
+			"X-Amz-Date": {"20260304T050607Z"}, "X-Amz-Content-Sha256": {"44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"},
+			"Authorization": {"AWS4-HMAC-SHA256 Credential=AKIAABCDEFGHIJKLMNOP/20260304/us-east-1/bedrock/aws4_request, SignedHeaders=:authority;amz-sdk-invocation-id;amz-sdk-request;content-length;content-type;" +
+				"x-amz-content-sha256;x-amz-date;x-amz-user-agent, Signature=2a2f6412edcccfbe3d080b60a139fbb220faff53f001317836b6125183138567"},
+		},
+	}
+	if err := verify(t, r); err != nil {
+		t.Error(err)
+	}
+	r.Host = "bedrock-runtime.us-west-2.amazonaws.com"
+	if err := verify(t, r); err == nil {
+		t.Error("another host is signed")
+	}
+	a := r.Header["Authorization"]
+	for _, name := range []string{":authority;:path;", ":path;", ""} {
+		r.Header["Authorization"] = []string{strings.Replace(a[0], ":authority;", name, 1)}
+		r.Host = "bedrock-runtime.us-east-1.amazonaws.com"
+		if err := verify(t, r); err == nil {
+			t.Errorf("%q: true", name)
+		}
+	}
+}
+
 // Every change of a signed request, and every other signature, is refused.
 func TestRefused(t *testing.T) {
 	fresh := func() Request {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -56,6 +55,14 @@ func (q *request) answer(ctx context.Context, resp *http.Response, d capability.
 		clean := scrub.reader(resp.Body, report)
 		clean.part = resp.StatusCode == http.StatusPartialContent
 		body = clean
+	}
+	if q.short != nil && resp.StatusCode == http.StatusPartialContent {
+		part, err := q.short.of(resp, body, q.r.Method == http.MethodHead)
+		if err != nil {
+			refuse(CodeUpstream, err.Error())
+			return
+		}
+		body = part
 	}
 	if d.Issues != "" && resp.StatusCode < 300 {
 		if body = q.issue(resp, body, d); body == nil {
@@ -145,48 +152,6 @@ func (q *request) abort() {
 		framing.From(q.r.Context()).Abort()
 	}
 	panic(http.ErrAbortHandler)
-}
-
-// minRange is the least length of a range under a credential: both of its edges
-// cannot lie within one echo.
-const minRange = 64 << 10
-
-// searchable reports whether an echo can still be found in an answer to this
-// Range header: one range that is open or long.
-func searchable(lines []string) bool {
-	if len(lines) != 1 {
-		return len(lines) == 0
-	}
-	spec, ok := cutPrefixFold(strings.TrimSpace(lines[0]), "bytes=")
-	from, to, both := strings.Cut(spec, "-")
-	if !ok || !both {
-		return false
-	}
-	first, err := number(from)
-	if err != nil {
-		return false
-	}
-	last, err := number(to)
-	switch {
-	case err != nil, first < 0 && last < 0:
-		return false
-	case last < 0:
-		return true
-	case first < 0:
-		return last >= minRange
-	}
-	return last-first+1 >= minRange
-}
-
-// number reads a plain number; nothing is -1.
-func number(s string) (int64, error) {
-	if s == "" {
-		return -1, nil
-	}
-	if strings.Trim(s, "0123456789") != "" {
-		return 0, strconv.ErrSyntax
-	}
-	return strconv.ParseInt(s, 10, 64)
 }
 
 // echo returns what records, once, that the credential came back.

@@ -14,8 +14,8 @@
 // one to decide; what is held at a time in one session is bounded. Redirects are
 // passed on: the next request is judged like any other. An upgrade to WebSocket
 // needs a grant of its own, other upgrades and unsolicited ones are refused.
-// Requests under a credential ask for no content coding, and only for ranges in
-// which an echo can be found; what servers mint for the real identity (cookies,
+// Requests under a credential ask for no content coding, and where a range is too
+// short to find an echo in, for more than it; what servers mint for the real identity (cookies,
 // tokens in headers) is removed from their answers, and for everybody what would
 // lead a client elsewhere.
 //
@@ -146,6 +146,7 @@ type request struct {
 	// The subprotocol in which the placeholder stood, and what goes in its place.
 	wsPlaceholder, wsReal string
 
+	short    *span // a range in which an echo could not be found
 	held     []*holding
 	quiet    *time.Timer
 	answered atomic.Bool           // the upstream's answer has begun
@@ -350,6 +351,12 @@ func (q *request) forward(d capability.Decision, body io.Reader, length int64) {
 		return
 	}
 	resp, err := h.Upstream.RoundTrip(d.Permit, out)
+	if err == nil && q.short != nil && resp.StatusCode == http.StatusPartialContent {
+		io.CopyN(io.Discard, resp.Body, minRange)
+		resp.Body.Close()
+		out.Header.Set("Range", q.short.wider(scrub))
+		resp, err = h.Upstream.RoundTrip(d.Permit, out)
+	}
 	if err != nil {
 		q.failed(ctx, err, d, scrub)
 		return
@@ -489,9 +496,14 @@ func (q *request) swap(s capability.Swap, real secret.Value) (*scrubber, error) 
 	default:
 		q.c.header.Set(s.Slot.Header, value)
 	}
-	if !searchable(q.c.header["Range"]) {
-		delete(q.c.header, "Range")
-		delete(q.c.header, "If-Range")
+	if asked := q.c.header["Range"]; !searchable(asked) {
+		if m := q.c.Method; m == http.MethodGet || m == http.MethodHead {
+			q.short = shortRange(asked)
+		}
+		if q.short == nil {
+			delete(q.c.header, "Range")
+			delete(q.c.header, "If-Range")
+		}
 	}
 	q.c.header.Set("Accept-Encoding", "identity")
 	return newScrubber(secrets...), nil

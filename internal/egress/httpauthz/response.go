@@ -8,21 +8,22 @@ import (
 
 // Headers of answers that never pass. What a server may not do through its
 // answers: lead the client to other places or ports, make it report elsewhere,
-// speak for a proxy or for us.
+// speak for a proxy or for us, give it a cookie (a request with one is refused, as
+// it would be another identity's).
 var (
 	steering = []string{
 		"Alt-Svc", "Refresh", "Clear-Site-Data", "Nel", "Report-To", "Reporting-Endpoints", "Expect-Ct", "Public-Key-Pins", "Public-Key-Pins-Report-Only",
 		"Speculation-Rules", "Service-Worker-Allowed", "Proxy-Authenticate", "Proxy-Authentication-Info", "Proxy-Connection", "Proxy-Status",
 		DeniedHeader, "Keep-Alive", "Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings",
-		"X-Accel-Redirect", "X-Sendfile",
+		"X-Accel-Redirect", "X-Sendfile", "Set-Cookie", "Set-Cookie2",
 	}
 	// minted would hand the sandbox something that stands for the real identity:
 	// removed from answers to requests under a swapped credential.
 	minted = []string{
-		"Set-Cookie", "Set-Cookie2", "Authentication-Info", "Authorization", "Set-Authorization", "X-Set-Authorization", "X-Authorization",
+		"Authentication-Info", "Authorization", "Set-Authorization", "X-Set-Authorization", "X-Authorization",
 		"X-Amz-Security-Token", "X-Auth-Token", "X-Subject-Token", "X-Access-Token", "X-Refresh-Token", "X-Session-Token", "X-Session-Id", "X-Id-Token",
 		"X-Api-Key", "Api-Key", "X-Token", "Access-Token", "Refresh-Token", "Id-Token", "X-Csrf-Token", "X-Xsrf-Token", "X-Vault-Token", "X-Goog-Iap-Jwt-Assertion",
-		"X-Ms-Token-Aad-Access-Token", "X-Ms-Token-Aad-Id-Token", "X-Ms-Token-Aad-Refresh-Token", "Npm-Session", "Token", "Jwt", "X-Jwt", "X-Jwt-Token",
+		"X-Ms-Token-Aad-Access-Token", "X-Ms-Token-Aad-Id-Token", "X-Ms-Token-Aad-Refresh-Token", "Npm-Session", "Token", "Jwt", "X-Jwt", "X-Jwt-Token", "X-Xet-Access-Token",
 	}
 	// linked are the relations by which a Link header makes a client open
 	// connections by itself; others (next, last) are what clients page by.
@@ -30,9 +31,8 @@ var (
 )
 
 // cleanse removes from an answer's headers or trailers what must not reach the
-// sandbox, and returns the names of minted credentials that were removed.
-// Every removal goes by the rule alone: no request asks for one of these.
-func cleanse(h http.Header, swapped bool) (removed []string) {
+// sandbox. Every removal goes by the rule alone: no request asks for one of these.
+func cleanse(h http.Header, swapped bool) {
 	for _, line := range h["Connection"] {
 		for token := range strings.SplitSeq(line, ",") {
 			h.Del(textproto.TrimString(token))
@@ -53,17 +53,11 @@ func cleanse(h http.Header, swapped bool) (removed []string) {
 		scheme, _, _ := strings.Cut(strings.TrimSpace(v), " ")
 		return !strings.EqualFold(scheme, "Negotiate") && !strings.EqualFold(scheme, "NTLM") && !strings.EqualFold(scheme, "Kerberos")
 	})
-	keep(h, "Set-Cookie", func(v string) bool { return !infrastructureCookie(v) })
-	if !swapped {
-		return nil
-	}
-	for _, name := range minted {
-		if _, ok := h[name]; ok {
+	if swapped {
+		for _, name := range minted {
 			delete(h, name)
-			removed = append(removed, name)
 		}
 	}
-	return removed
 }
 
 func keep(h http.Header, name string, want func(string) bool) {
@@ -80,17 +74,6 @@ func keep(h http.Header, name string, want func(string) bool) {
 	if h[name] = kept; len(kept) == 0 {
 		delete(h, name)
 	}
-}
-
-// infrastructureCookie knows what content delivery networks and load balancers
-// set; such a cookie follows a client about and is stripped from requests too.
-func infrastructureCookie(v string) bool {
-	name, _, _ := strings.Cut(v, "=")
-	switch name = strings.TrimSpace(name); name {
-	case "__cf_bm", "_cfuvid", "__cflb", "cf_clearance", "__cfruid", "AWSALB", "AWSALBCORS", "AWSALBTG", "AWSALBTGCORS", "AWSELB", "ARRAffinity", "ARRAffinitySameSite", "GCLB", "ak_bmsc", "bm_sv", "bm_sz", "_abck":
-		return true
-	}
-	return strings.HasPrefix(name, "incap_ses_") || strings.HasPrefix(name, "visid_incap_") || strings.HasPrefix(name, "BIGipServer")
 }
 
 // withoutSteering returns the links without those that open connections.

@@ -2,6 +2,7 @@ package httpauthz
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/json"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/bulkhead-dev/bulkhead/internal/capability"
+	"github.com/bulkhead-dev/bulkhead/internal/hostport"
 	"github.com/bulkhead-dev/bulkhead/internal/secret"
 )
 
@@ -95,6 +97,10 @@ type tokenAnswer struct {
 	AccessToken string `json:"access_token,omitempty"`
 	ExpiresIn   int64  `json:"expires_in,omitempty"`
 	IssuedAt    string `json:"issued_at,omitempty"`
+	// Of Hugging Face's storage, Xet.
+	XetToken string `json:"accessToken,omitempty"`
+	XetUntil int64  `json:"exp,omitempty"`
+	XetAt    string `json:"casUrl,omitempty"`
 }
 
 // issue puts a stand-in in the place of the token, and returns the body to
@@ -108,10 +114,7 @@ func (q *request) issue(resp *http.Response, body io.Reader, d capability.Decisi
 	if err != nil || len(data) > maxTokenAnswer || json.Unmarshal(data, &a) != nil {
 		return nil
 	}
-	real := a.Token
-	if real == "" {
-		real = a.AccessToken
-	}
+	real := cmp.Or(a.Token, a.AccessToken, a.XetToken)
 	if len(real) < minScrub {
 		return nil
 	}
@@ -119,8 +122,16 @@ func (q *request) issue(resp *http.Response, body io.Reader, d capability.Decisi
 	if d.Swap != nil {
 		credential = d.Swap.Credential
 	}
-	a.Token = q.h.tokens.add(d.Issues, credential, real)
-	a.AccessToken = a.Token
+	standIn := q.h.tokens.add(d.Issues, credential, real)
+	xet := a.Token == "" && a.AccessToken == ""
+	if xet {
+		a.XetToken = standIn
+	} else {
+		a.Token, a.AccessToken, a.XetToken = standIn, standIn, ""
+	}
+	if _, err := hostport.ParseHost(strings.TrimPrefix(a.XetAt, "https://")); err != nil {
+		a.XetAt = ""
+	}
 	if _, err := time.Parse(time.RFC3339Nano, a.IssuedAt); err != nil || len(a.IssuedAt) > 40 {
 		a.IssuedAt = ""
 	}
@@ -132,6 +143,11 @@ func (q *request) issue(resp *http.Response, body io.Reader, d capability.Decisi
 		if name != "Date" && name != "Cache-Control" {
 			delete(resp.Header, name)
 		}
+	}
+	if xet { // some clients read this
+		resp.Header.Set("X-Xet-Access-Token", standIn)
+		resp.Header.Set("X-Xet-Token-Expiration", strconv.FormatInt(a.XetUntil, 10))
+		resp.Header.Set("X-Xet-Cas-Url", a.XetAt)
 	}
 	resp.Header.Set("Content-Type", "application/json")
 	resp.ContentLength = int64(len(out))

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/bulkhead-dev/bulkhead/internal/capability"
+	"github.com/bulkhead-dev/bulkhead/internal/hostport"
 	"github.com/bulkhead-dev/bulkhead/internal/secret"
 )
 
@@ -55,6 +56,27 @@ func TestIssue(t *testing.T) {
 	}
 }
 
+// What Hugging Face calls its tokens, in the body and in headers.
+func TestIssueXet(t *testing.T) {
+	h := &Handler{}
+	got, resp := issueOf(h, `{"accessToken":"real-token","exp":1900000000,"casUrl":"https://cas.example.com","more":"real-more"}`,
+		http.Header{"X-Xet-Access-Token": {"real-token"}, "X-Xet-Cas-Url": {"https://real-token.example"}})
+	var a map[string]any
+	if err := json.Unmarshal([]byte(got), &a); err != nil || len(a) != 3 || a["exp"] != 1.9e9 || a["casUrl"] != "https://cas.example.com" {
+		t.Fatalf("%q: %v", got, err)
+	}
+	standIn := a["accessToken"].(string)
+	if !strings.HasPrefix(standIn, standInPrefix) || resp.Header.Get("X-Xet-Access-Token") != standIn || resp.Header.Get("X-Xet-Token-Expiration") != "1900000000" || resp.Header.Get("X-Xet-Cas-Url") != "https://cas.example.com" {
+		t.Errorf("%s %v", got, resp.Header)
+	}
+	if real := h.tokens.real("Bearer " + standIn); !real.Equal([]byte("real-token")) {
+		t.Error("the token is not the one that was issued")
+	}
+	if got, resp = issueOf(h, `{"accessToken":"real-token","casUrl":"https://cas.example.com/?real-token"}`, http.Header{}); got == "" || strings.Contains(got+resp.Header.Get("X-Xet-Cas-Url"), "real-token") {
+		t.Errorf("%s %v", got, resp.Header)
+	}
+}
+
 func TestIssueRefuses(t *testing.T) {
 	for _, body := range []string{
 		"", "real-token", `["real-token"]`, `{}`, `{"token":""}`, `{"token":"x"}`, `{"token":["real-token"]}`, `{"token":"real-token"} {}`,
@@ -86,7 +108,7 @@ func FuzzIssue(f *testing.F) {
 	for _, s := range []string{
 		`{"token":"real-token","access_token":"real-token","refresh_token":"x","expires_in":300,"issued_at":"2026-01-02T03:04:05Z"}`,
 		`{"access_token":"real-token"}`, `{"token":"real-token","issued_at":"real-token"}`, `{"TOKEN":"real-token","Token":"another-token"}`,
-		`{"token":"real-token","access_token":"another-token"}`, `{"token":"\u0072eal-token","expires_in":1e3}`, `[]`, `{"token":1}`, "",
+		`{"token":"real-token","access_token":"another-token"}`, `{"token":"\u0072eal-token","expires_in":1e3}`, `{"accessToken":"real-token","exp":1900000000,"casUrl":"https://cas.example.com"}`, `{"accessToken":"real-token","casUrl":"https://u:p@x/real"}`, `[]`, `{"token":1}`, "",
 	} {
 		f.Add([]byte(s))
 	}
@@ -99,11 +121,14 @@ func FuzzIssue(f *testing.F) {
 		var a tokenAnswer
 		dec := json.NewDecoder(strings.NewReader(got))
 		dec.DisallowUnknownFields()
-		if err := dec.Decode(&a); err != nil || a.Token != a.AccessToken || !strings.HasPrefix(a.Token, standInPrefix) {
+		if err := dec.Decode(&a); err != nil || a.Token != a.AccessToken || a.Token != "" && a.XetToken != "" || !strings.HasPrefix(a.Token+a.XetToken, standInPrefix) {
 			t.Fatalf("%q: %v", got, err)
 		}
 		if _, err := time.Parse(time.RFC3339Nano, a.IssuedAt); err != nil && a.IssuedAt != "" {
 			t.Fatalf("%q passes on what is no time", got)
+		}
+		if _, err := hostport.ParseHost(strings.TrimPrefix(a.XetAt, "https://")); err != nil && a.XetAt != "" {
+			t.Fatalf("%q passes on what is no host", got)
 		}
 		if len(resp.Header["Link"]) > 0 || resp.Trailer != nil {
 			t.Fatalf("headers pass on: %v", resp.Header)
