@@ -221,7 +221,7 @@ func exceeded(l sandbox.Limits, oomKills, refusedTasks int64) []string {
 		hit = append(hit, fmt.Sprintf("memory (%d MiB, %d processes killed)", l.Memory>>20, oomKills))
 	}
 	if refusedTasks > 0 {
-		hit = append(hit, fmt.Sprintf("pids (%d, refused %d times)", l.PIDs, refusedTasks))
+		hit = append(hit, fmt.Sprintf("pids (%d, %d refused)", l.PIDs, refusedTasks))
 	}
 	return hit
 }

@@ -46,9 +46,17 @@ func CheckRoom(need int) error {
 	if err != nil {
 		return nil
 	}
-	for _, name := range []string{"pid_max", "threads-max"} {
-		if most, err := strconv.Atoi(sysctl("/proc/sys/kernel/" + name)); err == nil && most-all < need {
-			return vocabulary.Exitf(vocabulary.ExitNoIsolation, enough, "kernel."+name, max(most-all, 0), need, "sudo sysctl -w kernel."+name+"=4194304")
+	for _, name := range []string{"threads-max", "pid_max"} {
+		most, err := strconv.Atoi(sysctl("/proc/sys/kernel/" + name))
+		if err != nil || most-all >= need {
+			continue
+		}
+		has := all
+		if name == "pid_max" { // of this pid namespace, and those are the host's
+			has = tasksOf("/proc", anyone)
+		}
+		if most-has < need {
+			return vocabulary.Exitf(vocabulary.ExitNoIsolation, enough, "kernel."+name, max(most-has, 0), need, "sudo sysctl -w kernel."+name+"=4194304")
 		}
 	}
 	var user unix.Rlimit
@@ -63,6 +71,8 @@ func CheckRoom(need int) error {
 	return nil
 }
 
+const anyone = -1
+
 // tasksOf counts a user's processes and threads.
 func tasksOf(proc string, uid int) (n int) {
 	files, _ := filepath.Glob(proc + "/[0-9]*/status")
@@ -71,13 +81,13 @@ func tasksOf(proc string, uid int) (n int) {
 		if err != nil {
 			continue
 		}
-		threads, his := 0, false
+		threads, his := 0, uid == anyone
 		for line := range strings.Lines(string(status)) {
 			f := strings.Fields(line)
 			switch {
 			case len(f) < 2:
 			case f[0] == "Uid:":
-				his = f[1] == strconv.Itoa(uid)
+				his = his || f[1] == strconv.Itoa(uid)
 			case f[0] == "Threads:":
 				threads, _ = strconv.Atoi(f[1])
 			}
