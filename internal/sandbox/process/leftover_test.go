@@ -81,6 +81,8 @@ func childOf(pid int) int {
 	return 0
 }
 
+const both = "controller and warden"
+
 // TestNothingIsLeft kills each part with SIGKILL; within 2 seconds no process,
 // cgroup, mount or temporary file of the session is left.
 func TestNothingIsLeft(t *testing.T) {
@@ -88,6 +90,8 @@ func TestNothingIsLeft(t *testing.T) {
 		for _, network := range []sandbox.NetworkKind{sandbox.NetNone, sandbox.NetTAP} {
 			for victim, pid := range map[string]func(parts) int{
 				"controller": func(p parts) int { return p.Controller }, "warden": func(p parts) int { return p.Warden },
+				// Together, so that nobody is left to remove the cgroup but the next command.
+				both:    func(p parts) int { return p.Controller },
 				"bwrap": func(p parts) int { return p.Bwrap }, "guest": func(p parts) int { return p.Guest },
 			} {
 				spec := sandboxtest.Spec(network)
@@ -124,10 +128,15 @@ func killOne(t *testing.T, spec sandbox.Spec, victim string, pid func(parts) int
 		t.Fatalf("the sandbox is not as expected: %d processes, %+v", n, p)
 	}
 	start := time.Now()
+	if victim == both {
+		if err := syscall.Kill(p.Warden, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := syscall.Kill(pid(p), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	if victim == "controller" {
+	if victim == "controller" || victim == both {
 		cmd.Wait()
 	} else {
 		text, _ := lines.ReadString('\n')
@@ -137,6 +146,9 @@ func killOne(t *testing.T, spec sandbox.Spec, victim string, pid func(parts) int
 	}
 	left := func() []string {
 		var all []string
+		if victim == both {
+			cgroup.Sweep()
+		}
 		for _, q := range sandboxtest.InNamespace(p.Namespace) {
 			all = append(all, "process "+q)
 		}
