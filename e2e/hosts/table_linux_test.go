@@ -15,7 +15,7 @@ var hosts = []host{
 		g.limits("root in gVisor", root.in(rootScope), "container", "")
 		g.limits("delegated", ann.in(delegated), "process", "limits|limits_kept")
 		g.limits("delegated in gVisor", ann.in(delegated), "container", "limits_kept")
-		g.limits("not delegated", ann.in(login), "process", "limits")
+		g.limits("not delegated", ann.in(login), "process", "")
 	}},
 	{name: "v1", kernel: linux61, checks: func(g *guest) {
 		g.legacy(false)
