@@ -54,7 +54,7 @@ e2e-agents: ## run the phish with a real agent from npm, driven by a scripted mo
 e2e-hosts: ## boot hosts that this machine is not, in QEMU without hardware, and see what holds there (minutes)
 	@scripts/install-deps hosts
 	@$(MAKE) --no-print-directory build
-	BULKHEAD_E2E_HOSTS=1 go test ./e2e/hosts -count=1 -v -timeout 90m
+	BULKHEAD_E2E_HOSTS=1 go test ./e2e/hosts -count=1 -v -timeout 180m
 
 REDTEAMFLAGS ?=
 .PHONY: redteam

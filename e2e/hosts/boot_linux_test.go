@@ -218,7 +218,7 @@ func boot(ctx context.Context, h host, kernel, stories, work, console string) ([
 		"-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "2048", "-M", "q35,sata=off,usb=off", "-nodefaults", "-no-user-config",
 		"-display", "none", "-no-reboot", "-serial", "file:" + console,
 		"-kernel", images[0], "-initrd", disk,
-		"-append", "console=ttyS0 quiet panic=-1 mitigations=off bulkhead.host=" + h.name + " " + h.boot,
+		"-append", "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check bulkhead.host=" + h.name + " " + h.boot,
 	}
 	for tag, share := range map[string]string{
 		"usr":     "path=/usr,security_model=none,multidevs=remap,readonly=on",

@@ -47,7 +47,7 @@ func unified() (rootScope, login, delegated string, err error) {
 // beside them, which has no controllers then.
 func legacy(hybrid bool) (lacking []string, err error) {
 	err = unix.Mount("tmpfs", cgroups, "tmpfs", 0, "mode=755")
-	for dir, options := range map[string]string{"systemd": "none,name=systemd", "cpu,cpuacct": "cpu,cpuacct", "memory": "memory", "pids": "pids", "cpuset": "cpuset", "freezer": "freezer"} {
+	for dir, options := range map[string]string{"systemd": "none,name=systemd", "cpu,cpuacct": "cpu,cpuacct", "memory": "memory", "pids": "pids", "freezer": "freezer"} {
 		err = errors.Join(err, os.Mkdir(cgroups+"/"+dir, 0o755))
 		switch e := unix.Mount("cgroup", cgroups+"/"+dir, "cgroup", 0, options); {
 		case errors.Is(e, unix.EINVAL):

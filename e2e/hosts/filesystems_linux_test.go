@@ -113,8 +113,8 @@ func filesystems(g *guest) {
 		if g.check(fs.name, func() error { err = fs.mount(at); return err }); err != nil {
 			continue
 		}
-		for _, tier := range []string{"process", "container"} {
-			for _, mode := range []string{"ro", "rw", "rw-no-delete", "staged"} {
+		for tier, modes := range map[string]string{"process": "ro rw rw-no-delete staged", "container": "rw staged"} {
+			for mode := range strings.FieldsSeq(modes) {
 				g.check(fmt.Sprintf("%s: %s, %s", fs.name, mode, tier), func() error { return ann.at(at).works(tier, mode) })
 			}
 		}

@@ -24,7 +24,7 @@ import (
 )
 
 // bootTime bounds one guest, checks included.
-const bootTime = 15 * time.Minute
+const bootTime = 30 * time.Minute
 
 // host is one arrangement of a kernel and of what belongs to it.
 type host struct {

@@ -11,11 +11,11 @@ var hosts = []host{
 	{name: "v2", kernel: linux612, checks: func(g *guest) {
 		rootScope, login, delegated, err := unified()
 		g.check("cgroups", func() error { return err })
-		g.limits("root", root.in(rootScope), "process", "limits|limits_kept")
-		g.limits("root in gVisor", root.in(rootScope), "container", "")
 		g.limits("delegated", ann.in(delegated), "process", "limits|limits_kept")
-		g.limits("delegated in gVisor", ann.in(delegated), "container", "limits_kept")
-		g.limits("not delegated", ann.in(login), "process", "limits")
+		g.limits("not delegated", ann.in(login), "process", "")
+		g.limits("root", root.in(rootScope), "process", "limits|limits_kept")
+		g.limits("delegated in gVisor", ann.in(delegated), "container", "")
+		g.limits("root in gVisor", root.in(rootScope), "container", "limits_kept")
 	}},
 	{name: "v1", kernel: linux61, checks: func(g *guest) {
 		g.legacy(false)
