@@ -29,18 +29,14 @@ var hubHosts = []string{"huggingface.co", "cas-bridge.xethub.hf.co", "cas-server
 // hub NAME: starts a stand-in for Hugging Face as true on the wire as its
 // clients can tell: the hub, and the hosts of its storage. It holds the private
 // model acme/words, and writes what it is asked into $WORK/NAME.log. Sets
-// NAME_ADDR, NAME_CA, NAME_UPSTREAMS (lines for upstreams:) and CLIENTS, the folder
-// with the client from npm.
+// NAME_ADDR, NAME_CA, NAME_UPSTREAMS (lines for upstreams:) and CLIENTS (see
+// setClients).
 func cmdHub(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: hub NAME")
 	}
 	name := args[0]
-	clients := filepath.Join(shared, "clients")
-	if _, err := os.Stat(filepath.Join(clients, "node_modules", "@huggingface", "hub")); err != nil {
-		ts.Fatalf("%v: scripts/install-deps test installs the clients from npm", err)
-	}
-	ts.Setenv("CLIENTS", clients)
+	setClients(ts)
 	log, err := os.OpenFile(filepath.Join(ts.Getenv("WORK"), name+".log"), os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
 	ts.Check(err)
 	ts.Defer(func() { log.Close() })
@@ -53,6 +49,15 @@ func cmdHub(ts *testscript.TestScript, neg bool, args []string) {
 		fmt.Fprintf(&b, "  %s: {connect: %q, ca: %q}\n", host, ts.Getenv(name+"_ADDR"), ts.Getenv(name+"_CA"))
 	}
 	ts.Setenv(name+"_UPSTREAMS", b.String())
+}
+
+// setClients sets CLIENTS, the folder with the clients from npm.
+func setClients(ts *testscript.TestScript) {
+	clients := filepath.Join(shared, "clients")
+	if _, err := os.Stat(filepath.Join(clients, "node_modules", "yarn")); err != nil {
+		ts.Fatalf("%v: scripts/install-deps test installs the clients from npm", err)
+	}
+	ts.Setenv("CLIENTS", clients)
 }
 
 type hub struct {

@@ -31,7 +31,7 @@ import (
 // registries NAME: starts stand-ins for the public registries of seven kinds of
 // packages, as true on the wire as their clients can tell, on one address of
 // loopback; records requests in $WORK/NAME.log. Sets NAME_ADDR, NAME_CA,
-// NAME_SUMDB (for GOSUMDB) and NAME_UPSTREAMS (lines for upstreams:). What would
+// NAME_SUMDB (for GOSUMDB), NAME_UPSTREAMS (lines for upstreams:) and CLIENTS (see setClients). What would
 // change something there is answered with success, so that only its record
 // tells whether it arrived.
 func cmdRegistries(ts *testscript.TestScript, neg bool, args []string) {
@@ -39,6 +39,7 @@ func cmdRegistries(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: registries NAME")
 	}
 	name := args[0]
+	setClients(ts)
 	log, err := os.OpenFile(filepath.Join(ts.Getenv("WORK"), name+".log"), os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
 	ts.Check(err)
 	ts.Defer(func() { log.Close() })
@@ -58,7 +59,7 @@ func cmdRegistries(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 var registryHosts = []string{
-	"registry.npmjs.org", "pypi.org", "files.pythonhosted.org", "upload.pypi.org", "proxy.golang.org", "sum.golang.org",
+	"registry.npmjs.org", "registry.yarnpkg.com", "pypi.org", "files.pythonhosted.org", "upload.pypi.org", "proxy.golang.org", "sum.golang.org",
 	"index.crates.io", "static.crates.io", "crates.io", "repo.maven.apache.org", "ossrh-staging-api.central.sonatype.com", "deb.debian.org",
 	"registry-1.docker.io", "auth.docker.io", "production.cloudflare.docker.com",
 }
@@ -151,11 +152,13 @@ func (s *shelf) npm() {
 		desc, _ := json.Marshal(pkg)
 		tgz := tarGz([]file{{"package/package.json", string(desc)}, {"package/index.js", code}}...)
 		short, long := sha1.Sum(tgz), sha512.Sum512(tgz)
-		path := "registry.npmjs.org/" + name
-		pkg["dist"] = map[string]any{"tarball": "https://" + path + "/-/" + archive, "shasum": fmt.Sprintf("%x", short),
-			"integrity": "sha512-" + base64.StdEncoding.EncodeToString(long[:])}
-		s.put(path+"/-/"+archive, "application/octet-stream", tgz)
-		s.putJSON(path, map[string]any{"_id": name, "name": name, "dist-tags": map[string]any{"latest": "1.2.3"}, "versions": map[string]any{"1.2.3": pkg}})
+		for _, host := range []string{"registry.npmjs.org/", "registry.yarnpkg.com/"} {
+			path := host + name
+			pkg["dist"] = map[string]any{"tarball": "https://" + path + "/-/" + archive, "shasum": fmt.Sprintf("%x", short),
+				"integrity": "sha512-" + base64.StdEncoding.EncodeToString(long[:])}
+			s.put(path+"/-/"+archive, "application/octet-stream", tgz)
+			s.putJSON(path, map[string]any{"_id": name, "name": name, "dist-tags": map[string]any{"latest": "1.2.3"}, "versions": map[string]any{"1.2.3": pkg}})
+		}
 	}
 	add("@acme/words", "words-1.2.3.tgz", map[string]any{}, "module.exports = 'installed by npm'\n")
 	add("left-words", "left-words-1.2.3.tgz", map[string]any{"dependencies": map[string]any{"@acme/words": "^1.0.0"}}, "module.exports = require('@acme/words')\n")

@@ -134,8 +134,6 @@ type Decision struct {
 	Permit *Permit `json:"-"`
 	// Swap says which credential replaces the placeholder; nil: none travels.
 	Swap *Swap `json:"swap,omitempty"`
-	// Strip are slots to remove before the request is forwarded.
-	Strip []catalog.Slot `json:"strip,omitempty"`
 	// Rewrite are headers to forward with another value; "" removes them.
 	// Dropped are the feature names that are left out by it, for the record.
 	Rewrite map[string]string `json:"rewrite,omitempty"`

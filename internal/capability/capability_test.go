@@ -225,8 +225,8 @@ func TestDecide(t *testing.T) {
 		{"deny 3 placeholder-misplaced", []string{"POST https://api.anthropic.com/v1/messages", basic("x:" + claudePlaceholder), hello}},
 		// A placeholder in a body is text like any other: nothing replaces it.
 		{"allow 3 anthropic.messages swap claude", []string{"POST https://api.anthropic.com/v1/messages", "X-Api-Key: " + claudePlaceholder, `{"model":"c","messages":[{"role":"user","content":"` + claudePlaceholder + `"}]}`}},
-		// Cookies of a content delivery network go no further.
-		{"allow 3 anthropic.messages swap claude strip", []string{"POST https://api.anthropic.com/v1/messages", "X-Api-Key: " + claudePlaceholder, "Cookie: __cf_bm=x", hello}},
+		// Also a cookie of a content delivery network may be somebody's.
+		{"deny 3 foreign-credential", []string{"POST https://api.anthropic.com/v1/messages", "X-Api-Key: " + claudePlaceholder, "Cookie: __cf_bm=x", hello}},
 		// Not canonical.
 		{"deny 0 bad-request", []string{"GET https://docs.example.com/3/../x"}},
 		{"deny 0 bad-request", []string{"GET https://docs.example.com/3//x"}},
@@ -244,9 +244,6 @@ func TestDecide(t *testing.T) {
 		}
 		if d.Swap != nil {
 			got += " swap " + d.Swap.Credential
-		}
-		if len(d.Strip) > 0 {
-			got += " strip"
 		}
 		if got != c.want {
 			t.Errorf("%q\n got %s: %s\nwant %s", c.lines, got, d.Reason.Message, c.want)

@@ -27,16 +27,7 @@ func (q *question) credentials(s *Set) {
 		slots = q.svc.Credential.Slots
 	}
 	for _, f := range catalog.CredentialsIn(q.request, slots) {
-		switch {
-		case q.op != nil && q.op.Signs(f), q.svc != nil && q.svc.PublicKey(q.request, f):
-			continue
-		case f.Kind == catalog.Infrastructure:
-			if !slices.Contains(q.strip, f.Slot) {
-				q.strip = append(q.strip, f.Slot)
-			}
-			continue
-		}
-		if q.issuedToken(f) {
+		if q.op != nil && q.op.Signs(f) || q.svc != nil && q.svc.PublicKey(q.request, f) || q.issuedToken(f) {
 			continue
 		}
 		name := ""

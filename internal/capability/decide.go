@@ -364,7 +364,6 @@ type question struct {
 	slot      catalog.Slot  // where
 	violation string        // "" or the code of a violation
 	culprit   *catalog.Slot // which slot the violation is about
-	strip     []catalog.Slot
 }
 
 // context is everything that the policies' conditions look at.
@@ -409,7 +408,6 @@ func (s *Set) allow(q *question, c *compiled) Decision {
 		Verdict: vocabulary.Allow, Action: q.action, Resource: q.name,
 		Reason: granted(c, what+" is granted"),
 		Permit: &Permit{host: q.request.Host, port: q.request.Port, tls: q.request.Scheme == "https", rule: c.Pos},
-		Strip:  q.strip,
 	}
 	if q.presented != "" && !q.inBody || q.issued {
 		d.Swap = &Swap{Credential: q.presented, Slot: q.slot, Issued: q.issued}

@@ -76,7 +76,7 @@ func FuzzGlob(f *testing.F) {
 func FuzzDecide(f *testing.F) {
 	f.Add("https", "api.anthropic.com", uint16(443), "POST", "/v1/messages", "beta=true", "X-Api-Key", claudePlaceholder, []byte(hello))
 	f.Add("https", "github.com", uint16(443), "GET", "/acme/widgets/info/refs", "service=git-upload-pack", "Authorization", "Bearer "+githubPlaceholder, []byte(nil))
-	f.Add("https", "docs.example.com", uint16(443), "GET", "/3/../x", "a=b", "Cookie", "__cf_bm=1", []byte("x"))
+	f.Add("https", "docs.example.com", uint16(443), "GET", "/3/../x", "a=b", "Cookie", "a=1", []byte("x"))
 	f.Add("http", "deb.debian.org", uint16(80), "GET", "/debian/x", "", "authorization", "Basic eDp5", []byte(nil))
 	f.Add("https", "x.cdn.example.com", uint16(8443), "HEAD", "/pub/%2e", "", "", "", []byte(nil))
 	f.Add("https", "github.com", uint16(443), "GET", "/", "%1b[31m=ghp_000000000000000000000000000000000000", "\x00", "ghp_000000000000000000000000000000", []byte(nil))
@@ -114,7 +114,7 @@ func FuzzDecide(f *testing.F) {
 			delete(r.Header, name)
 		}
 		for _, found := range catalog.Credentials(r) {
-			if found.Kind != catalog.Infrastructure && found.Kind != catalog.Signed {
+			if found.Kind != catalog.Signed {
 				t.Fatalf("allowed with %v", found.Slot)
 			}
 		}

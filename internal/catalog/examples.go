@@ -213,7 +213,7 @@ func (e *example) ask(s *Service, r Request, covered func(op string)) string {
 		if s.PublicKey(r, f) {
 			continue
 		}
-		if f.Kind == Infrastructure || op.Signs(f) || slices.ContainsFunc(slots, func(at Slot) bool { return at.Place() == f.Slot }) {
+		if op.Signs(f) || slices.ContainsFunc(slots, func(at Slot) bool { return at.Place() == f.Slot }) {
 			continue
 		}
 		word := " ! "

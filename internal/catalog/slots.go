@@ -71,9 +71,6 @@ const (
 	Shaped
 	// Signed: part of a signed URL (see Operation.SignedURLs).
 	Signed
-	// Infrastructure: cookies of a content delivery network, which identify
-	// nobody; they are stripped.
-	Infrastructure
 	// Placed: a body field where the session's placeholder may stand.
 	Placed
 )
@@ -120,12 +117,8 @@ func CredentialsIn(r Request, slots []Slot) []Found {
 				found = append(found, subprotocols(v, slots)...)
 			case scheme || name == "Authorization" || name == "Proxy-Authorization":
 				found = append(found, authorization(name, v))
-			case name == "Cookie":
-				kind := Named
-				if onlyInfrastructure(v) {
-					kind = Infrastructure
-				}
-				add(Slot{Header: name}, kind, v)
+			case name == "Cookie" && v == "":
+				// Some clients send it with nothing in it.
 			case extra || isSecretHeader(name):
 				add(Slot{Header: name}, Named, v)
 			case hasTokenShape(v):
@@ -324,21 +317,6 @@ func foldQuery(key string) string { return separators.Replace(strings.ToLower(ke
 
 func isSecretQuery(key string) bool    { return secretQuery[foldQuery(key)] }
 func isSignatureQuery(key string) bool { return signatureQuery[foldQuery(key)] }
-
-// onlyInfrastructure knows the cookies that content delivery networks set on
-// every answer. Some clients send the header with nothing in it.
-func onlyInfrastructure(v string) bool {
-	if v == "" {
-		return true
-	}
-	for c := range strings.SplitSeq(v, ";") {
-		name, _, ok := strings.Cut(strings.TrimSpace(c), "=")
-		if !ok || name != "__cf_bm" && name != "_cfuvid" && name != "__cflb" {
-			return false
-		}
-	}
-	return true
-}
 
 // tokenShapes are the starts of credentials of well-known makes, with the
 // least number of letters that must follow.

@@ -296,7 +296,7 @@ func TestAnswerHeaders(t *testing.T) {
 		"X-Accel-Redirect": "/x", "X-Hop": "named by Connection", "Expect-CT": "x", "Speculation-Rules": "x", "Set-Cookie2": "x",
 	}
 	identity := map[string]string{
-		"Authentication-Info": "nextnonce=x", "X-Amz-Security-Token": "x", "Authorization": "Bearer minted", "X-Auth-Token": "x", "X-Subject-Token": "x", "X-Csrf-Token": "x", "X-Refresh-Token": "x",
+		"Authentication-Info": "nextnonce=x", "X-Amz-Security-Token": "x", "Authorization": "Bearer minted", "X-Auth-Token": "x", "X-Subject-Token": "x", "X-Csrf-Token": "x", "X-Refresh-Token": "x", "X-Xet-Access-Token": "x",
 	}
 	up := serve(t, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		h := w.Header()

@@ -223,10 +223,6 @@ func (j *judged) Decide(r catalog.Request, id capability.Identity) capability.De
 			j.header.Set(name, value)
 		}
 	}
-	for _, s := range d.Strip {
-		j.header.Del(s.Header)
-		j.request.Query.Del(s.Query)
-	}
 	return d
 }
 

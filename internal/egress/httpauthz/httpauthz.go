@@ -393,14 +393,6 @@ func (q *request) prepare(d capability.Decision) error {
 			q.c.header.Set(name, value)
 		}
 	}
-	for _, s := range d.Strip {
-		if s.Header != "" {
-			q.c.header.Del(s.Header)
-		}
-		if s.Query != "" {
-			q.c.rawQuery = editQuery(q.c.rawQuery, s.Query, nil)
-		}
-	}
 	for name, placeholder := range q.h.Identity.Placeholders {
 		if len(placeholder) < minScrub {
 			continue
