@@ -127,11 +127,12 @@ func filesystems(g *guest) {
 		// Not where the layer would lie: the home is there as well.
 		g.check(fs.name+": no layer there", func() error {
 			dir, err := ann.at(at).folder()
-			if err != nil {
+			state, serr := ann.at(at).folder()
+			if err := errors.Join(err, serr); err != nil {
 				return err
 			}
 			cmd := ann.command(dir, bin+"/bulkhead", "run", "--workspace", ".:staged", "--", "touch", "ran")
-			cmd.Env = append(cmd.Env, "XDG_STATE_HOME="+dir+"/state")
+			cmd.Env = append(cmd.Env, "XDG_STATE_HOME="+state)
 			r := finish(cmd)
 			if _, err := os.Stat(dir + "/ran"); r.code != 12 || err == nil {
 				return fmt.Errorf("%v", r)
