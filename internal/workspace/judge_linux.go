@@ -81,7 +81,13 @@ func (pl *planner) openFolder(what, name string, f Folder) (place, error) {
 }
 
 func writable(what string, f Folder, p place) error {
-	if f.Mode != vocabulary.ReadOnly && unix.Faccessat(unix.AT_FDCWD, p.path, unix.W_OK, unix.AT_EACCESS) != nil {
+	if f.Mode == vocabulary.ReadOnly {
+		return nil
+	}
+	switch err := unix.Faccessat(unix.AT_FDCWD, p.path, unix.W_OK, unix.AT_EACCESS); {
+	case err == unix.EROFS:
+		return refuse(what+" "+show(f.Path)+" lies on a read-only filesystem", f.Pos, "use mode ro, or mount it writable")
+	case err != nil:
 		return refuse(what+" "+show(f.Path)+" is not writable for you", f.Pos, "use mode ro, or change the owner of "+show(p.path))
 	}
 	return nil
