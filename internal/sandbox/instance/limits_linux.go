@@ -61,7 +61,7 @@ func (e *Enforcement) withoutCgroup(l sandbox.Limits) error {
 		if os.Geteuid() == 0 {
 			return vocabulary.Exitf(vocabulary.ExitNoIsolation,
 				"the limit on processes can't be enforced: root has no writable cgroup with the pids controller here, and RLIMIT_NPROC does not bind root\n"+
-					"run as an ordinary user, or remove limits.pids")
+					"run as an ordinary user, with --isolation container (gVisor counts them itself), or mount a cgroup hierarchy with the pids controller")
 		}
 		e.Tasks = uint64(l.PIDs) + cgroup.Overhead
 	}
