@@ -30,6 +30,9 @@ func init() {
 
 func TestMain(m *testing.M) {
 	childproc.Dispatch()
+	// Under nohup what these tests start would ignore a hangup: what is caught here has
+	// its default action there.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	os.Exit(m.Run())
 }
 
