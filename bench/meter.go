@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -51,8 +52,8 @@ func statFields(pid int) []string {
 	return strings.Fields(string(rest))
 }
 
-// tree returns root and all that descends from it.
-func tree(root int) []int {
+// tree returns the roots and all that descends from them.
+func tree(roots ...int) []int {
 	children := map[int][]int{}
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, d := range dirs {
@@ -62,7 +63,7 @@ func tree(root int) []int {
 			children[parent] = append(children[parent], pid)
 		}
 	}
-	all := []int{root}
+	all := slices.Clone(roots)
 	for i := 0; i < len(all); i++ {
 		all = append(all, children[all[i]]...)
 	}

@@ -272,19 +272,55 @@ func again(t *testing.T, u *user.User, network, stories string, more ...string) 
 	if stories != "" {
 		pattern += "/" + stories
 	}
-	args = append(args, filepath.Join(shared, "process.test"), "-test.run", pattern)
-	if testing.Verbose() {
-		args = append(args, "-test.v")
-	}
+	args = append(args, filepath.Join(shared, "process.test"), "-test.v", "-test.run", pattern)
 	ctx, cancel := context.WithTimeout(context.Background(), suiteTime+time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Dir, cmd.Env = shared, env
 	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v: %v\n%s", args, err, out)
+	if shown := report(t, string(out)); err != nil && !shown {
+		t.Errorf("%v: %v\n%s", args, err, out)
 	}
-	t.Logf("%v:\n%s", args, out)
+}
+
+// report makes a subtest of each story in what a verbose run of TestStories
+// printed, and says whether one of them failed.
+func report(t *testing.T, out string) (failed bool) {
+	const in = "TestStories/"
+	words, results, order := map[string]string{}, map[string]string{}, []string(nil)
+	story := ""
+	for line := range strings.Lines(out) {
+		fields := strings.Fields(line)
+		switch {
+		case len(fields) == 3 && strings.HasPrefix(line, "=== "):
+			story, _ = strings.CutPrefix(fields[2], in)
+		case len(fields) == 4 && fields[0] == "---":
+			if name, ok := strings.CutPrefix(fields[2], in); ok {
+				results[name] = strings.TrimSuffix(fields[1], ":")
+				order = append(order, name)
+			}
+		default:
+			words[story] += line
+		}
+	}
+	if len(order) == 0 {
+		t.Errorf("no story ran:\n%s", out)
+		return true
+	}
+	for _, name := range order {
+		t.Run(name, func(t *testing.T) {
+			t.Log(words[name])
+			switch results[name] {
+			case "PASS":
+			case "SKIP":
+				t.SkipNow()
+			default:
+				failed = true
+				t.Fail()
+			}
+		})
+	}
+	return failed
 }
 
 func ordinaryUser(t *testing.T) *user.User {

@@ -17,6 +17,9 @@ import (
 	"time"
 )
 
+// brokenOff is behind what was not whole.
+const brokenOff = " (broken off)"
+
 // arrivals collects what an upstream saw.
 type arrivals struct {
 	mu   sync.Mutex
@@ -24,9 +27,13 @@ type arrivals struct {
 }
 
 func (a *arrivals) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body, _ := io.ReadAll(r.Body)
+	body, err := io.ReadAll(r.Body)
+	end := ""
+	if err != nil {
+		end = brokenOff
+	}
 	a.mu.Lock()
-	a.seen = append(a.seen, fmt.Sprintf("%s %s %q", r.Method, r.RequestURI, body))
+	a.seen = append(a.seen, fmt.Sprintf("%s %s %q%s", r.Method, r.RequestURI, body, end))
 	a.mu.Unlock()
 	w.Header().Set("X-Upstream", "yes")
 }

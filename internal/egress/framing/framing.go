@@ -247,7 +247,7 @@ func (c *Conn) head(b []byte) error {
 			hosts++
 		case "content-length":
 			lengths++
-			if length, err = parseLength(value); err != nil {
+			if length, err = ParseLength(value); err != nil {
 				return err
 			}
 		case "transfer-encoding":
@@ -325,7 +325,9 @@ func isFieldValue(s string) bool {
 
 const maxDigits = 18 // fits int64
 
-func parseLength(s string) (int64, error) {
+// ParseLength reads a Content-Length: digits and nothing else, as RFC 9110
+// (section 8.6) has it, at most maxDigits.
+func ParseLength(s string) (int64, error) {
 	if s == "" || len(s) > maxDigits || strings.Trim(s, "0123456789") != "" {
 		return 0, errors.New("the Content-Length is no plain number")
 	}

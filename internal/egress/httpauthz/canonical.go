@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/bulkhead-dev/bulkhead/internal/catalog"
+	"github.com/bulkhead-dev/bulkhead/internal/egress/framing"
 	"github.com/bulkhead-dev/bulkhead/internal/egress/websocket"
 	"github.com/bulkhead-dev/bulkhead/internal/hostport"
 	"github.com/bulkhead-dev/bulkhead/internal/switches"
@@ -294,8 +295,14 @@ func endToEnd(r *http.Request) (http.Header, error) {
 	if len(r.Trailer) > 0 || len(r.Header["Trailer"]) > 0 {
 		return nil, bad("request trailers are never forwarded")
 	}
-	if len(r.Header["Content-Length"]) > 1 { // HTTP/2 lets them pass
+	// net/http lets these pass in HTTP/2, and takes what is no number for 0.
+	switch lengths := r.Header["Content-Length"]; {
+	case len(lengths) > 1:
 		return nil, bad("more than one Content-Length")
+	case len(lengths) == 1:
+		if _, err := framing.ParseLength(lengths[0]); err != nil {
+			return nil, bad("%v", err)
+		}
 	}
 	if _, ok := r.Header["Host"]; ok {
 		return nil, bad("the request names its host twice")

@@ -90,6 +90,20 @@ func TestBlanksAroundValues(t *testing.T) {
 	}
 }
 
+// net/http takes a length that is no number for 0, which another server may not.
+func TestLengthsOfHTTP2(t *testing.T) {
+	for _, lengths := range [][]string{{"-1"}, {"+5"}, {"5 "}, {"0x5"}, {""}, {"5, 5"}, {"9999999999999999999"}, {"5", "5"}} {
+		r := &http.Request{Method: "POST", RequestURI: "/", Host: "api.test", Proto: "HTTP/2.0", ProtoMajor: 2, Header: http.Header{"Content-Length": lengths}}
+		if _, err := canonicalise(r, destination(t, "api.test:443"), true); err == nil {
+			t.Errorf("%q passes", lengths)
+		}
+	}
+	r := &http.Request{Method: "POST", RequestURI: "/", Host: "api.test", Proto: "HTTP/2.0", ProtoMajor: 2, Header: http.Header{"Content-Length": {"5"}}}
+	if _, err := canonicalise(r, destination(t, "api.test:443"), true); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestScrubAcrossChunks(t *testing.T) {
 	secret := []byte("sk-real-5fJ29xPqLm0ZsWc7")
 	s := newScrubber(secret)
