@@ -154,7 +154,7 @@ func importAllowed(from, to string) error {
 	switch {
 	case toLayer == tooling || toLayer == entry:
 		return fmt.Errorf("%s is %s: nothing imports it", to, layerNames[toLayer])
-	case strings.HasSuffix(to, "/sandboxtest") || to == "internal/archtest":
+	case strings.HasSuffix(to, "/sandboxtest") || strings.HasSuffix(to, "/imagetest") || to == "internal/archtest":
 		return fmt.Errorf("%s is for tests", to)
 	case fromLayer == tooling || fromLayer == entry:
 		return nil

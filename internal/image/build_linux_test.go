@@ -10,18 +10,20 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/bulkhead-dev/bulkhead/internal/image/imagetest"
 )
 
 // TestAssemble: packages that know nothing of a merged /usr become one layer that
 // the unpacker takes, the same each time.
 func TestAssemble(t *testing.T) {
-	packages := map[string][]put{
-		"a.deb": {{name: "./"}, {name: "./bin/", mode: 0o755}, {name: "./bin/dash", text: "shell", mode: 0o755}, {name: "./lib/"}, {name: "./lib/x.so", kind: tar.TypeSymlink, text: "x.so.1"}},
-		"b.deb": {{name: "./usr/"}, {name: "./usr/bin/"}, {name: "./usr/bin/dash", kind: tar.TypeLink, text: "./bin/dash"}, {name: "./lib/x.so.1", text: "library"},
-			{name: "./lib/y", kind: tar.TypeLink, text: "./lib/x.so.1"}, {name: "./usr/bin/su", text: "su", mode: 0o4755}},
+	packages := map[string][]imagetest.Entry{
+		"a.deb": {{Name: "./"}, {Name: "./bin/", Mode: 0o755}, {Name: "./bin/dash", Text: "shell", Mode: 0o755}, {Name: "./lib/"}, {Name: "./lib/x.so", Kind: tar.TypeSymlink, Text: "x.so.1"}},
+		"b.deb": {{Name: "./usr/"}, {Name: "./usr/bin/"}, {Name: "./usr/bin/dash", Kind: tar.TypeLink, Text: "./bin/dash"}, {Name: "./lib/x.so.1", Text: "library"},
+			{Name: "./lib/y", Kind: tar.TypeLink, Text: "./lib/x.so.1"}, {Name: "./usr/bin/su", Text: "su", Mode: 0o4755}},
 	}
 	open := func(deb string) (io.ReadCloser, error) {
-		return io.NopCloser(bytes.NewReader(tarOf(t, packages[filepath.Base(deb)]...))), nil
+		return io.NopCloser(bytes.NewReader(imagetest.Tar(t, packages[filepath.Base(deb)]...))), nil
 	}
 	ids := map[digest]bool{}
 	for range 2 {

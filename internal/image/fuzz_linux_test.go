@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"testing"
 
+	"github.com/bulkhead-dev/bulkhead/internal/image/imagetest"
 	"github.com/bulkhead-dev/bulkhead/internal/image/unpack"
 )
 
@@ -14,9 +15,9 @@ var tight = unpack.Limits{Bytes: 1 << 16, Entries: 64, Layers: 8, Depth: 12, Pat
 
 // FuzzArchive: whatever a file of docker save says, what is read of it lies in it.
 func FuzzArchive(f *testing.F) {
-	b := build(f, nil, tarOf(f, ordinary...))
+	b := build(f, nil, imagetest.Tar(f, ordinary...))
 	f.Add(b.archive(f))
-	f.Add(tarOf(f, put{name: "manifest.json", text: `[{"Config":"c","Layers":["l"]}]`}, put{name: "c", text: "{}"}, put{name: "l", kind: tar.TypeSymlink, text: "../l"}))
+	f.Add(imagetest.Tar(f, imagetest.Entry{Name: "manifest.json", Text: `[{"Config":"c","Layers":["l"]}]`}, imagetest.Entry{Name: "c", Text: "{}"}, imagetest.Entry{Name: "l", Kind: tar.TypeSymlink, Text: "../l"}))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s, err := readArchive(bytes.NewReader(data), int64(len(data)), tight)
@@ -37,7 +38,7 @@ func FuzzArchive(f *testing.F) {
 // FuzzManifest: whatever an index or manifest says, what is accepted is bounded and
 // named by digests.
 func FuzzManifest(f *testing.F) {
-	b := build(f, nil, tarOf(f, ordinary...))
+	b := build(f, nil, imagetest.Tar(f, ordinary...))
 	f.Add(b.index)
 	f.Add(b.manifest)
 	f.Add([]byte(`{"manifests":[{"digest":"sha256:x"}]}`))

@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
 	"os"
@@ -27,54 +26,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bulkhead-dev/bulkhead/internal/childproc"
+	"github.com/bulkhead-dev/bulkhead/internal/image/imagetest"
 	"github.com/bulkhead-dev/bulkhead/internal/vocabulary"
 )
 
 func TestMain(m *testing.M) {
 	childproc.Dispatch()
 	os.Exit(m.Run())
-}
-
-// put is one entry of a layer.
-type put struct {
-	name string
-	kind byte // tar's; 0 is a file, or a folder if the name ends in /
-	text string
-	mode int64
-}
-
-func tarOf(t testing.TB, entries ...put) []byte {
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, e := range entries {
-		h := &tar.Header{Name: e.name, Typeflag: e.kind, Mode: e.mode, ModTime: time.Unix(1e9, 0), Format: tar.FormatPAX, Uid: 4711, Gid: 4711}
-		if h.Typeflag == 0 {
-			h.Typeflag = tar.TypeReg
-			if strings.HasSuffix(e.name, "/") {
-				h.Typeflag = tar.TypeDir
-			}
-		}
-		if h.Mode == 0 {
-			h.Mode = 0o644
-		}
-		text := e.text
-		switch h.Typeflag {
-		case tar.TypeReg:
-			h.Size = int64(len(text))
-		default:
-			h.Linkname, text = text, ""
-		}
-		if err := w.WriteHeader(h); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.WriteString(w, text); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
 }
 
 func gzipped(t testing.TB, b []byte) []byte {
@@ -149,21 +107,21 @@ func (b *built) layout(t testing.TB) Reference {
 // archive is what docker save writes.
 func (b *built) archive(t testing.TB) []byte {
 	name := digestOf(b.config).hex() + ".json"
-	entries := []put{{name: name, text: string(b.config)}}
+	entries := []imagetest.Entry{{Name: name, Text: string(b.config)}}
 	var names []string
 	for _, l := range b.layers {
 		n := digestOf(l).hex() + "/layer.tar"
 		if slices.Contains(names, n) {
 			other := "again/layer.tar"
-			entries = append(entries, put{name: other, kind: tar.TypeSymlink, text: "../" + n})
+			entries = append(entries, imagetest.Entry{Name: other, Kind: tar.TypeSymlink, Text: "../" + n})
 			n = other
 		} else {
-			entries = append(entries, put{name: n, text: string(l)})
+			entries = append(entries, imagetest.Entry{Name: n, Text: string(l)})
 		}
 		names = append(names, n)
 	}
 	list, _ := json.Marshal([]map[string]any{{"Config": name, "RepoTags": []string{"x:y"}, "Layers": names}})
-	return tarOf(t, append(entries, put{name: "manifest.json", text: string(list)})...)
+	return imagetest.Tar(t, append(entries, imagetest.Entry{Name: "manifest.json", Text: string(list)})...)
 }
 
 func store(t testing.TB) *Store {
@@ -216,24 +174,24 @@ func nothingLeft(t testing.TB, s *Store) {
 	}
 }
 
-var ordinary = []put{
-	{name: "bin/", mode: 0o755}, {name: "bin/tool", text: "tool", mode: 0o6755}, {name: "etc/", mode: 0o500}, {name: "./etc/secret", text: "s", mode: 0o4000},
-	{name: "lib", kind: tar.TypeSymlink, text: "usr/lib"}, {name: "usr/lib/"}, {name: "/lib/a", text: "a"},
-	{name: "bin/hard", kind: tar.TypeLink, text: "/bin/tool"}, {name: "abs", kind: tar.TypeSymlink, text: "/etc/secret"},
-	{name: "up", kind: tar.TypeSymlink, text: "../../../etc"}, {name: "dev/null", kind: tar.TypeChar}, {name: "gone/x/y", text: "y"}, {name: "opaque/old", text: "o"},
-	{name: "opaque/deep/old", text: "o"}, {name: "kept", text: "k"}, {name: "wasdir/x", text: "x"}, {name: "wasfile", text: "f"},
+var ordinary = []imagetest.Entry{
+	{Name: "bin/", Mode: 0o755}, {Name: "bin/tool", Text: "tool", Mode: 0o6755}, {Name: "etc/", Mode: 0o500}, {Name: "./etc/secret", Text: "s", Mode: 0o4000},
+	{Name: "lib", Kind: tar.TypeSymlink, Text: "usr/lib"}, {Name: "usr/lib/"}, {Name: "/lib/a", Text: "a"},
+	{Name: "bin/hard", Kind: tar.TypeLink, Text: "/bin/tool"}, {Name: "abs", Kind: tar.TypeSymlink, Text: "/etc/secret"},
+	{Name: "up", Kind: tar.TypeSymlink, Text: "../../../etc"}, {Name: "dev/null", Kind: tar.TypeChar}, {Name: "gone/x/y", Text: "y"}, {Name: "opaque/old", Text: "o"},
+	{Name: "opaque/deep/old", Text: "o"}, {Name: "kept", Text: "k"}, {Name: "wasdir/x", Text: "x"}, {Name: "wasfile", Text: "f"},
 }
 
-var second = []put{
-	{name: ".wh.gone"}, {name: "opaque/new", text: "n"}, {name: "opaque/deep/new", text: "n"}, {name: "opaque/.wh..wh..opq"}, {name: ".wh..wh.plnk"},
-	{name: ".wh.notthere"}, {name: "nowhere/.wh.x"}, {name: "wasdir", text: "file"}, {name: "wasfile/", mode: 0o755}, {name: "wasfile/in", text: "in"},
-	{name: "kept", text: "new"}, {name: ".wh.kept"}, {name: "bin/tool", text: "tool2", mode: 0o755},
+var second = []imagetest.Entry{
+	{Name: ".wh.gone"}, {Name: "opaque/new", Text: "n"}, {Name: "opaque/deep/new", Text: "n"}, {Name: "opaque/.wh..wh..opq"}, {Name: ".wh..wh.plnk"},
+	{Name: ".wh.notthere"}, {Name: "nowhere/.wh.x"}, {Name: "wasdir", Text: "file"}, {Name: "wasfile/", Mode: 0o755}, {Name: "wasfile/in", Text: "in"},
+	{Name: "kept", Text: "new"}, {Name: ".wh.kept"}, {Name: "bin/tool", Text: "tool2", Mode: 0o755},
 }
 
 // TestUnpack: layers, whiteouts, opaque folders and links make the tree that they
 // describe, owned by who unpacked it and without set-user-ID, from each source.
 func TestUnpack(t *testing.T) {
-	b := build(t, nil, tarOf(t, ordinary...), tarOf(t, second...), tarOf(t, second...))
+	b := build(t, nil, imagetest.Tar(t, ordinary...), imagetest.Tar(t, second...), imagetest.Tar(t, second...))
 	file := filepath.Join(t.TempDir(), "saved.tar")
 	if err := os.WriteFile(file, b.archive(t), 0o644); err != nil {
 		t.Fatal(err)
@@ -302,46 +260,46 @@ func TestHostile(t *testing.T) {
 	}
 	long := strings.Repeat("x", 300)
 	deep := strings.Repeat("d/", 210)
-	many := make([]put, 0, 600)
+	many := make([]imagetest.Entry, 0, 600)
 	for n := range 600 {
-		many = append(many, put{name: "f" + string(rune('a'+n%26)) + strings.Repeat("g", n%7) + string(rune('a'+n/26))})
+		many = append(many, imagetest.Entry{Name: "f" + string(rune('a'+n%26)) + strings.Repeat("g", n%7) + string(rune('a'+n/26))})
 	}
-	loop := []put{{name: "a", kind: tar.TypeSymlink, text: "b"}, {name: "b", kind: tar.TypeSymlink, text: "a"}, {name: "a/x"}}
+	loop := []imagetest.Entry{{Name: "a", Kind: tar.TypeSymlink, Text: "b"}, {Name: "b", Kind: tar.TypeSymlink, Text: "a"}, {Name: "a/x"}}
 	for name, c := range map[string]struct {
-		layer []put
+		layer []imagetest.Entry
 		why   string
 	}{
-		"dots":               {[]put{{name: "../x", text: "x"}}, "leads upwards"},
-		"dots in it":         {[]put{{name: "a/../../x", text: "x"}}, "leads upwards"},
-		"absolute link":      {[]put{{name: "a", kind: tar.TypeSymlink, text: filepath.Dir(outside)}, {name: "a/outside", text: "x"}}, "behind the link"},
-		"link upwards":       {[]put{{name: "d/a", kind: tar.TypeSymlink, text: "../.."}, {name: "d/a/x", text: "x"}}, "leads out"},
-		"link through links": {[]put{{name: "a", kind: tar.TypeSymlink, text: "."}, {name: "b", kind: tar.TypeSymlink, text: "a/a/.."}, {name: "b/x"}}, "leads out"},
+		"dots":               {[]imagetest.Entry{{Name: "../x", Text: "x"}}, "leads upwards"},
+		"dots in it":         {[]imagetest.Entry{{Name: "a/../../x", Text: "x"}}, "leads upwards"},
+		"absolute link":      {[]imagetest.Entry{{Name: "a", Kind: tar.TypeSymlink, Text: filepath.Dir(outside)}, {Name: "a/outside", Text: "x"}}, "behind the link"},
+		"link upwards":       {[]imagetest.Entry{{Name: "d/a", Kind: tar.TypeSymlink, Text: "../.."}, {Name: "d/a/x", Text: "x"}}, "leads out"},
+		"link through links": {[]imagetest.Entry{{Name: "a", Kind: tar.TypeSymlink, Text: "."}, {Name: "b", Kind: tar.TypeSymlink, Text: "a/a/.."}, {Name: "b/x"}}, "leads out"},
 		"links in a loop":    {loop, "too many links"},
-		"hard link out":      {[]put{{name: "a", kind: tar.TypeLink, text: "../../etc/passwd"}}, "leads upwards"},
-		"hard link by link":  {[]put{{name: "l", kind: tar.TypeSymlink, text: "/etc"}, {name: "a", kind: tar.TypeLink, text: "l/passwd"}}, "behind the link"},
-		"hard link to link":  {[]put{{name: "l", kind: tar.TypeSymlink, text: outside}, {name: "a", kind: tar.TypeLink, text: "l"}}, "not a file"},
-		"hard link to none":  {[]put{{name: "a", kind: tar.TypeLink, text: "none"}}, "no such file"},
-		"hard link to root":  {[]put{{name: "a", kind: tar.TypeLink, text: "/"}}, "the root"},
-		"device":             {[]put{{name: "sda", kind: tar.TypeBlock}}, "a device"},
-		"pipe":               {[]put{{name: "etc/pipe", kind: tar.TypeFifo}}, "a device"},
-		"root a file":        {[]put{{name: "./", kind: tar.TypeSymlink, text: "/"}}, "replace the root"},
-		"long name":          {[]put{{name: long}}, "300 bytes"},
-		"long path":          {[]put{{name: strings.Repeat("xxxxxxxxx/", 500)}}, "4000 are the most"},
-		"deep":               {[]put{{name: deep}}, "deep"},
-		"deep by links":      {[]put{{name: deep[:300]}, {name: "l", kind: tar.TypeSymlink, text: deep[:300]}, {name: "l/" + deep[:300]}}, "deep"},
-		"empty link":         {[]put{{name: "l", kind: tar.TypeSymlink, text: ""}}, "link to nothing"},
+		"hard link out":      {[]imagetest.Entry{{Name: "a", Kind: tar.TypeLink, Text: "../../etc/passwd"}}, "leads upwards"},
+		"hard link by link":  {[]imagetest.Entry{{Name: "l", Kind: tar.TypeSymlink, Text: "/etc"}, {Name: "a", Kind: tar.TypeLink, Text: "l/passwd"}}, "behind the link"},
+		"hard link to link":  {[]imagetest.Entry{{Name: "l", Kind: tar.TypeSymlink, Text: outside}, {Name: "a", Kind: tar.TypeLink, Text: "l"}}, "not a file"},
+		"hard link to none":  {[]imagetest.Entry{{Name: "a", Kind: tar.TypeLink, Text: "none"}}, "no such file"},
+		"hard link to root":  {[]imagetest.Entry{{Name: "a", Kind: tar.TypeLink, Text: "/"}}, "the root"},
+		"device":             {[]imagetest.Entry{{Name: "sda", Kind: tar.TypeBlock}}, "a device"},
+		"pipe":               {[]imagetest.Entry{{Name: "etc/pipe", Kind: tar.TypeFifo}}, "a device"},
+		"root a file":        {[]imagetest.Entry{{Name: "./", Kind: tar.TypeSymlink, Text: "/"}}, "replace the root"},
+		"long name":          {[]imagetest.Entry{{Name: long}}, "300 bytes"},
+		"long path":          {[]imagetest.Entry{{Name: strings.Repeat("xxxxxxxxx/", 500)}}, "4000 are the most"},
+		"deep":               {[]imagetest.Entry{{Name: deep}}, "deep"},
+		"deep by links":      {[]imagetest.Entry{{Name: deep[:300]}, {Name: "l", Kind: tar.TypeSymlink, Text: deep[:300]}, {Name: "l/" + deep[:300]}}, "deep"},
+		"empty link":         {[]imagetest.Entry{{Name: "l", Kind: tar.TypeSymlink, Text: ""}}, "link to nothing"},
 		"many":               {many, "more than 500 files"},
-		"large":              {[]put{{name: "a", text: strings.Repeat("\x00", 200_000)}, {name: "b", text: strings.Repeat("\x00", 200_000)}}, "larger than"},
-		"mark of nothing":    {[]put{{name: ".wh."}}, "removes nothing"},
-		"mark upwards":       {[]put{{name: "a/.wh..."}}, ""},
-		"in a mark":          {[]put{{name: ".wh.a/b"}}, "in a mark"},
-		"file as folder":     {[]put{{name: "a", text: "x"}, {name: "a/b"}}, "not a folder"},
-		"unknown kind":       {[]put{{name: "a", kind: 'Z'}}, "not known"},
+		"large":              {[]imagetest.Entry{{Name: "a", Text: strings.Repeat("\x00", 200_000)}, {Name: "b", Text: strings.Repeat("\x00", 200_000)}}, "larger than"},
+		"mark of nothing":    {[]imagetest.Entry{{Name: ".wh."}}, "removes nothing"},
+		"mark upwards":       {[]imagetest.Entry{{Name: "a/.wh..."}}, ""},
+		"in a mark":          {[]imagetest.Entry{{Name: ".wh.a/b"}}, "in a mark"},
+		"file as folder":     {[]imagetest.Entry{{Name: "a", Text: "x"}, {Name: "a/b"}}, "not a folder"},
+		"unknown kind":       {[]imagetest.Entry{{Name: "a", Kind: 'Z'}}, "not known"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := store(t)
 			s.Limits.Entries, s.Limits.Bytes = 500, 300_000
-			i, err := s.Pull(context.Background(), build(t, nil, tarOf(t, c.layer...)).layout(t), nil)
+			i, err := s.Pull(context.Background(), build(t, nil, imagetest.Tar(t, c.layer...)).layout(t), nil)
 			if c.why == "" {
 				if err != nil {
 					t.Fatal(err)
@@ -362,8 +320,8 @@ func TestHostile(t *testing.T) {
 
 // TestLies: digests, sizes, kinds and machines that are not what was announced.
 func TestLies(t *testing.T) {
-	plain := tarOf(t, put{name: "a", text: "a"})
-	bomb := gzipped(t, append(tarOf(t, put{name: "a", text: "a"}), make([]byte, 64<<20)...))
+	plain := imagetest.Tar(t, imagetest.Entry{Name: "a", Text: "a"})
+	bomb := gzipped(t, append(imagetest.Tar(t, imagetest.Entry{Name: "a", Text: "a"}), make([]byte, 64<<20)...))
 	for name, c := range map[string]struct {
 		change func(*configuration, *manifest)
 		after  func(*built)
@@ -449,7 +407,7 @@ func (b *built) nest(t testing.TB, times int) {
 
 // TestZstd: the other compression, and none.
 func TestZstd(t *testing.T) {
-	plain := tarOf(t, put{name: "a", text: "a"})
+	plain := imagetest.Tar(t, imagetest.Entry{Name: "a", Text: "a"})
 	enc, err := zstd.NewWriter(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -473,7 +431,7 @@ func TestZstd(t *testing.T) {
 // TestTogether: many at once make one root.
 func TestTogether(t *testing.T) {
 	s := store(t)
-	ref := build(t, nil, tarOf(t, ordinary...)).layout(t)
+	ref := build(t, nil, imagetest.Tar(t, ordinary...)).layout(t)
 	var all sync.WaitGroup
 	for range 4 {
 		all.Go(func() {
@@ -554,7 +512,7 @@ func init() {
 // TestKilled: of a pull that was killed in the middle nothing counts, its unpacker
 // ends, and the next that opens the store sweeps; then the image can be pulled.
 func TestKilled(t *testing.T) {
-	b := build(t, nil, tarOf(t, put{name: "first", text: "f"}, put{name: "big", text: randomText(1 << 20)}))
+	b := build(t, nil, imagetest.Tar(t, imagetest.Entry{Name: "first", Text: "f"}, imagetest.Entry{Name: "big", Text: randomText(1 << 20)}))
 	for round := range 4 {
 		s := store(t)
 		half := make(chan struct{})
@@ -615,7 +573,7 @@ func randomText(n int) string {
 // TestCancelled: nothing stays of what was given up, and it ends at once.
 func TestCancelled(t *testing.T) {
 	s := store(t)
-	ref := build(t, nil, tarOf(t, put{name: "big", text: strings.Repeat("0123456789abcdef", 1<<20)})).layout(t)
+	ref := build(t, nil, imagetest.Tar(t, imagetest.Entry{Name: "big", Text: strings.Repeat("0123456789abcdef", 1<<20)})).layout(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	begun := time.Now()
 	_, err := s.Pull(ctx, ref, func(int64, int64) { cancel() })
@@ -651,7 +609,7 @@ func TestUnusable(t *testing.T) {
 
 // TestArchives: what is no file of docker save says so.
 func TestArchives(t *testing.T) {
-	good := build(t, nil, tarOf(t, ordinary...)).archive(t)
+	good := build(t, nil, imagetest.Tar(t, ordinary...)).archive(t)
 	for name, c := range map[string]struct {
 		data []byte
 		why  string
@@ -659,8 +617,8 @@ func TestArchives(t *testing.T) {
 		"compressed": {gzipped(t, good), "uncompress it first"},
 		"empty":      {nil, "no manifest.json"},
 		"cut":        {good[:len(good)-3000], ""},
-		"two":        {tarOf(t, put{name: "manifest.json", text: "[{},{}]"}), "holds 2 images"},
-		"dots":       {tarOf(t, put{name: "manifest.json", text: `[{"Config":"../../etc/passwd"}]`}), "has no ../../etc/passwd"},
+		"two":        {imagetest.Tar(t, imagetest.Entry{Name: "manifest.json", Text: "[{},{}]"}), "holds 2 images"},
+		"dots":       {imagetest.Tar(t, imagetest.Entry{Name: "manifest.json", Text: `[{"Config":"../../etc/passwd"}]`}), "has no ../../etc/passwd"},
 		"other name": {bytes.ReplaceAll(good, []byte("MARK=image"), []byte("MARK=imagE")), "its configuration is called"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	standin "github.com/google/go-containerregistry/pkg/registry"
+
+	"github.com/bulkhead-dev/bulkhead/internal/image/imagetest"
 )
 
 // serving is a registry on this host's loopback that holds an image by the name
@@ -62,7 +64,7 @@ func isBlob(r *http.Request, b *built) bool {
 // TestRegistry: an image by name and by digest, and from the cache without asking
 // anybody.
 func TestRegistry(t *testing.T) {
-	b := build(t, nil, tarOf(t, ordinary...))
+	b := build(t, nil, imagetest.Tar(t, ordinary...))
 	var asked atomic.Int32
 	host := serving(t, b, func(http.ResponseWriter, *http.Request) bool { asked.Add(1); return false })
 	s := store(t)
@@ -105,7 +107,7 @@ func TestRegistry(t *testing.T) {
 
 // TestLogin: the user's own docker configuration is what logs in.
 func TestLogin(t *testing.T) {
-	b := build(t, nil, tarOf(t, ordinary...))
+	b := build(t, nil, imagetest.Tar(t, ordinary...))
 	host := serving(t, b, func(w http.ResponseWriter, r *http.Request) bool {
 		if user, password, ok := r.BasicAuth(); ok && user == "me" && password == "secret" {
 			return false
@@ -150,7 +152,7 @@ func TestLogin(t *testing.T) {
 // TestRegistryLies: what a registry may do wrong ends with its reason and leaves
 // nothing.
 func TestRegistryLies(t *testing.T) {
-	b := build(t, nil, tarOf(t, ordinary...))
+	b := build(t, nil, imagetest.Tar(t, ordinary...))
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { t.Error("somebody else was asked: " + r.URL.Path) }))
 	defer other.Close()
 	stalled := make(chan struct{})

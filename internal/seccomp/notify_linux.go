@@ -17,7 +17,29 @@ var (
 	writing = []string{"creat", "mkdir", "mkdirat", "mknod", "mknodat", "symlink", "symlinkat", "link", "linkat",
 		"rename", "renameat", "renameat2", "unlink", "unlinkat", "rmdir", "truncate", "bind", "umask"}
 	withFlags = map[string]int{"open": 1, "openat": 2}
+	// noticing are the calls that fail if the guard still has a copy of a descriptor
+	// that it has handed over, which its caller has closed: what makes a file
+	// executable (it would be busy), and locks that do not wait. They are asked about
+	// where an argument has one of these bits, so that the guard lets that copy go first.
+	noticing = []struct {
+		name    string
+		arg     int
+		bits    uint32
+		exactly bool
+	}{
+		{"chmod", 1, 0o111, false}, {"fchmod", 1, 0o111, false}, {"fchmodat", 2, 0o111, false}, {"fchmodat2", 2, 0o111, false},
+		{"flock", 1, unix.LOCK_NB, false}, {"fcntl", 1, unix.F_OFD_SETLK, true},
+	}
 )
+
+// Noticing are the calls of which the listener has nothing to judge: it answers when no
+// copy of a descriptor that it handed over is left with it.
+func Noticing() (names []string) {
+	for _, c := range noticing {
+		names = append(names, c.name)
+	}
+	return names
+}
 
 const openForWriting = unix.O_WRONLY | unix.O_RDWR | unix.O_CREAT | unix.O_TRUNC
 
@@ -31,8 +53,8 @@ func Numbers() (map[string]int, error) {
 }
 
 // Listen puts a second filter on the calling thread, which what it forks
-// inherits: every call that writes by path waits for an answer through the
-// descriptor that is returned. openat2, whose flags lie behind a pointer, answers
+// inherits: every call that writes by path, and what could notice that the guard is a
+// moment behind, waits for an answer through the descriptor that is returned. openat2, whose flags lie behind a pointer, answers
 // ENOSYS, as on an older kernel, and so do listeners of a process's own, of which the
 // kernel allows one in all: they answer EINVAL. The caller has installed the filter of Install
 // and stays on its thread. Linux 5.19 or newer: a call that is being answered
@@ -86,6 +108,17 @@ func listenProgram() ([]bpf.RawInstruction, error) {
 	}
 	for _, name := range writing {
 		on(name, bpf.RetConstant{Val: unix.SECCOMP_RET_USER_NOTIF})
+	}
+	for _, c := range noticing {
+		cond := bpf.JumpBitsSet
+		if c.exactly {
+			cond = bpf.JumpEqual
+		}
+		on(c.name,
+			bpf.LoadAbsolute{Off: uint32(offsetArgs + 8*c.arg), Size: 4},
+			bpf.JumpIf{Cond: cond, Val: c.bits, SkipFalse: 1},
+			bpf.RetConstant{Val: unix.SECCOMP_RET_USER_NOTIF},
+			bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW})
 	}
 	on("openat2", bpf.RetConstant{Val: deny(unix.ENOSYS)})
 	on("seccomp",

@@ -3,17 +3,16 @@ package unpack
 import (
 	"archive/tar"
 	"bytes"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/bulkhead-dev/bulkhead/internal/childproc"
+	"github.com/bulkhead-dev/bulkhead/internal/image/imagetest"
 )
 
 func TestMain(m *testing.M) {
@@ -23,57 +22,15 @@ func TestMain(m *testing.M) {
 
 var tight = Limits{Bytes: 1 << 16, Entries: 64, Layers: 8, Depth: 12, Path: 512}
 
-// put is one entry of a layer.
-type put struct {
-	name string
-	kind byte // tar's; 0 is a file, or a folder if the name ends in /
-	text string
-	mode int64
-}
-
-func tarOf(t testing.TB, entries ...put) []byte {
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, e := range entries {
-		h := &tar.Header{Name: e.name, Typeflag: e.kind, Mode: e.mode, ModTime: time.Unix(1e9, 0), Format: tar.FormatPAX, Uid: 4711, Gid: 4711}
-		if h.Typeflag == 0 {
-			h.Typeflag = tar.TypeReg
-			if strings.HasSuffix(e.name, "/") {
-				h.Typeflag = tar.TypeDir
-			}
-		}
-		if h.Mode == 0 {
-			h.Mode = 0o644
-		}
-		text := e.text
-		switch h.Typeflag {
-		case tar.TypeReg:
-			h.Size = int64(len(text))
-		default:
-			h.Linkname, text = text, ""
-		}
-		if err := w.WriteHeader(h); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.WriteString(w, text); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
-}
-
 // FuzzLayer: whatever a layer says, what comes of it is bounded, has no
 // set-user-ID, no device and no other owner, and nothing beside the folder changes.
 func FuzzLayer(f *testing.F) {
-	f.Add(tarOf(f, put{name: "d/", mode: 0o755}, put{name: "d/tool", text: "t", mode: 0o6755}, put{name: "l", kind: tar.TypeSymlink, text: "d"}, put{name: "/l/a", text: "a"},
-		put{name: "hard", kind: tar.TypeLink, text: "/d/tool"}, put{name: "dev/null", kind: tar.TypeChar}), tarOf(f, put{name: ".wh.hard"}, put{name: "d/new", text: "n"}, put{name: "d/.wh..wh..opq"}))
-	f.Add(tarOf(f, put{name: "a", kind: tar.TypeSymlink, text: "../beside"}), tarOf(f, put{name: "a", text: "x"}))
-	f.Add(tarOf(f, put{name: "a", kind: tar.TypeSymlink, text: ".."}), tarOf(f, put{name: "a/beside", text: "x"}, put{name: "a/.wh.beside"}))
-	f.Add(tarOf(f, put{name: "b", kind: tar.TypeLink, text: "../beside"}), tarOf(f, put{name: ".wh...", text: "x"}))
-	f.Add(tarOf(f, put{name: "d/"}, put{name: "d/x", text: "x"}), tarOf(f, put{name: "d/.wh..wh..opq"}, put{name: "d", text: "now a file"}))
+	f.Add(imagetest.Tar(f, imagetest.Entry{Name: "d/", Mode: 0o755}, imagetest.Entry{Name: "d/tool", Text: "t", Mode: 0o6755}, imagetest.Entry{Name: "l", Kind: tar.TypeSymlink, Text: "d"}, imagetest.Entry{Name: "/l/a", Text: "a"},
+		imagetest.Entry{Name: "hard", Kind: tar.TypeLink, Text: "/d/tool"}, imagetest.Entry{Name: "dev/null", Kind: tar.TypeChar}), imagetest.Tar(f, imagetest.Entry{Name: ".wh.hard"}, imagetest.Entry{Name: "d/new", Text: "n"}, imagetest.Entry{Name: "d/.wh..wh..opq"}))
+	f.Add(imagetest.Tar(f, imagetest.Entry{Name: "a", Kind: tar.TypeSymlink, Text: "../beside"}), imagetest.Tar(f, imagetest.Entry{Name: "a", Text: "x"}))
+	f.Add(imagetest.Tar(f, imagetest.Entry{Name: "a", Kind: tar.TypeSymlink, Text: ".."}), imagetest.Tar(f, imagetest.Entry{Name: "a/beside", Text: "x"}, imagetest.Entry{Name: "a/.wh.beside"}))
+	f.Add(imagetest.Tar(f, imagetest.Entry{Name: "b", Kind: tar.TypeLink, Text: "../beside"}), imagetest.Tar(f, imagetest.Entry{Name: ".wh...", Text: "x"}))
+	f.Add(imagetest.Tar(f, imagetest.Entry{Name: "d/"}, imagetest.Entry{Name: "d/x", Text: "x"}), imagetest.Tar(f, imagetest.Entry{Name: "d/.wh..wh..opq"}, imagetest.Entry{Name: "d", Text: "now a file"}))
 	f.Add([]byte("no tar"), []byte{})
 	f.Fuzz(func(t *testing.T, one, two []byte) {
 		dir := t.TempDir()

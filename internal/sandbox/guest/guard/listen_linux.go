@@ -40,7 +40,11 @@ type Guard struct {
 
 	// mu keeps what was judged true until it is done: renames and what makes a
 	// git directory hold it alone, all other writes share it.
-	mu    sync.RWMutex
+	mu sync.RWMutex
+	// handing is shared while a descriptor is handed over whose copy here closes after its
+	// caller goes on; what could notice that copy holds it alone for a moment.
+	handing sync.RWMutex
+
 	first sync.Map // path of a git configuration → its bytes before the session's first change
 	past  past
 }
@@ -257,11 +261,15 @@ func (g *Guard) reply(id uint64, v verdict) {
 		r = response{id: id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
 	case v.fd >= 0:
 		a := addFD{id: id, src: uint32(v.fd), newFlags: uint32(v.flags & unix.O_CLOEXEC)}
-		if !lingers(v.fd) {
+		if !noticed(v.fd) {
 			a.flags = unix.SECCOMP_ADDFD_FLAG_SEND
+			g.handing.RLock()
 		}
 		fd, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(g.listener), unix.SECCOMP_IOCTL_NOTIF_ADDFD, uintptr(unsafe.Pointer(&a)))
 		unix.Close(v.fd)
+		if a.flags != 0 {
+			g.handing.RUnlock()
+		}
 		if errno == unix.ENOENT || errno == 0 && a.flags != 0 {
 			return
 		}
@@ -273,14 +281,23 @@ func (g *Guard) reply(id uint64, v verdict) {
 	_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(g.listener), unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&r)))
 }
 
-// lingers says of what kind a caller could notice that the guard has a copy open for a
+// noticed says of what kind a caller notices at once that the guard has a copy open for a
 // moment longer: of a FIFO it would be the reader that is not there, and what can be
 // executed would be busy (ETXTBSY). That copy goes before the caller goes on, which costs
 // two more switches. No signal ends the call in between
-// (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV).
-func lingers(fd int) bool {
+// (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV). Of other files it is noticed by the calls
+// that ask for letGo.
+func noticed(fd int) bool {
 	var st unix.Stat_t
 	return unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o111 != 0
+}
+
+// letGo waits until what was handed over so far is closed here, and lets the call go
+// on: nothing is judged, so it does not matter what its pointers lead to.
+func (t *task) letGo() verdict {
+	t.g.handing.Lock()
+	defer t.g.handing.Unlock()
+	return verdict{goOn: true, fd: -1}
 }
 
 // alive reports whether the call still waits: what was learnt from its process
@@ -341,6 +358,9 @@ func operations() (map[int32]*op, error) {
 			}
 			return verdict{goOn: true, fd: -1} // it has no pointer that could be exchanged
 		}},
+	}
+	for _, name := range seccomp.Noticing() {
+		ops = append(ops, op{name, false, (*task).letGo})
 	}
 	numbers, err := seccomp.Numbers()
 	if err != nil {
