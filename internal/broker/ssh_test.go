@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,8 +52,10 @@ func startAgent(t *testing.T, keys ...string) (socket string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	for range 200 {
-		if _, err := os.Stat(socket); err == nil {
+	for range 2000 {
+		// That the file is there does not mean that anybody listens yet.
+		if c, err := net.Dial("unix", socket); err == nil {
+			c.Close()
 			break
 		}
 		time.Sleep(10 * time.Millisecond)
