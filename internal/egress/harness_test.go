@@ -192,7 +192,7 @@ func (r *recorder) allowed() (out []v1.Event) {
 // wait polls for an event with this code.
 func (r *recorder) wait(t testing.TB, code string) v1.Event {
 	t.Helper()
-	for range 300 {
+	for range 2000 {
 		if e := r.with(code); len(e) > 0 {
 			return e[0]
 		}

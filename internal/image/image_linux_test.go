@@ -551,7 +551,7 @@ func TestKilled(t *testing.T) {
 		if list, _ := os.ReadDir(s.at("begun")); len(list) == 0 {
 			t.Error("it was killed before or after its work")
 		}
-		for range 50 { // its unpacker may take a moment to notice
+		for range 200 { // its unpacker may take a moment to notice
 			if _, err := Open(s.dir); err != nil {
 				t.Fatal(err)
 			}

@@ -232,7 +232,7 @@ func TestProgramsOwnLock(t *testing.T) {
 	}
 	old := time.Now().Add(-time.Minute)
 	os.Chtimes(lock, old, old)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 	defer cancel()
 	free, err := lockNode(ctx, lock)
 	if err != nil {

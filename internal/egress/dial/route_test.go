@@ -378,7 +378,7 @@ func TestLocalhostIsTheHost(t *testing.T) {
 	port := l.Addr().(*net.TCPAddr).Port
 	evil := nameserver(t, func(dnsmessage.Type) []netip.Addr { return []netip.Addr{netip.MustParseAddr("192.0.2.66")} })
 	d := New(Config{Nameservers: []netip.AddrPort{evil}, Hosts: map[string][]netip.Addr{"localhost": {netip.MustParseAddr("192.0.2.67")}}})
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
 	c, err := d.Opaque(ctx, permit(t, hostport.HostPort{Host: Localhost, Port: hostport.Port(port)}.String()))
 	if err != nil {

@@ -183,7 +183,7 @@ func TestControllerEndsWhatIsNoProtocol(t *testing.T) {
 			if name != "unknown request" && !errors.Is(err, ErrProtocol) {
 				t.Errorf("%s: %v", name, err)
 			}
-		case <-time.After(2 * time.Second):
+		case <-time.After(15 * time.Second):
 			t.Errorf("%s: the connection stays", name)
 		}
 	}
@@ -210,7 +210,7 @@ func TestRecordsEndWithWhatIsNone(t *testing.T) {
 				if !errors.Is(err, ErrProtocol) {
 					t.Errorf("%s: %v", name, err)
 				}
-			case <-time.After(2 * time.Second):
+			case <-time.After(15 * time.Second):
 				t.Errorf("%s: the connection stays", name)
 			}
 			b.Close()

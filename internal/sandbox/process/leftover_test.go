@@ -56,7 +56,7 @@ func controllerUnderTest() int {
 	if err != nil {
 		return 1
 	}
-	for range 100 {
+	for range 1000 {
 		if len(sandboxtest.InNamespace(p.Namespace)) >= 5 {
 			break
 		}
