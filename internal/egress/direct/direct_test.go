@@ -57,10 +57,12 @@ func TestWaitingEnds(t *testing.T) {
 		t.Errorf("deadline: %v", err)
 	}
 	r.SetReadDeadline(time.Time{})
-	time.AfterFunc(20*time.Millisecond, func() { r.Close() })
+	closed := make(chan struct{})
+	time.AfterFunc(20*time.Millisecond, func() { r.Close(); close(closed) })
 	if _, err := in.Read(make([]byte, 1)); err == nil || errors.Is(err, ErrWait) || err == io.EOF {
 		t.Errorf("closed meanwhile: %v", err)
 	}
+	<-closed
 	if _, err := out.Write([]byte("x")); err == nil {
 		t.Error("nobody reads, and writing succeeds")
 	}
