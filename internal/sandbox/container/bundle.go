@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox"
+	"github.com/bulkhead-dev/bulkhead/internal/sandbox/guest"
 	"github.com/bulkhead-dev/bulkhead/internal/sandbox/warden"
 	"github.com/bulkhead-dev/bulkhead/internal/switches"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -65,7 +66,7 @@ func bundle(spec sandbox.Spec, a *arrangement) ([]byte, error) {
 		Hostname: hostname,
 		Root:     &specs.Root{Path: rootTree, Readonly: !a.image},
 		Process: &specs.Process{
-			User: specs.User{}, Args: []string{supervisor}, Env: []string{}, Cwd: "/", NoNewPrivileges: true,
+			User: specs.User{GID: guest.SupervisorID}, Args: []string{supervisor}, Env: []string{}, Cwd: "/", NoNewPrivileges: true,
 			Capabilities: &specs.LinuxCapabilities{Inheritable: supervisorCaps, Effective: supervisorCaps, Permitted: supervisorCaps},
 		},
 		Mounts: mounts,

@@ -54,10 +54,6 @@ func settleIn(s Setup) error {
 	return becomeOther()
 }
 
-// supervisorID is the supervisor's own number under a foreign kernel: nothing
-// that it starts can signal it or attach to it.
-const supervisorID = 65533
-
 // becomeOther gives all threads that number, and of the capabilities those that
 // acting for the user takes. Nothing that is started can have any: the bounding
 // set is empty from the start, and the inheritable set is from here on.
@@ -74,11 +70,13 @@ func becomeOther() error {
 	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	data := [2]unix.CapUserData{{Effective: keep & 0xffffffff, Permitted: keep & 0xffffffff}}
+	groups, err := os.Getgroups()
+	if err != nil || len(groups) > 0 || os.Getgid() != SupervisorID || os.Getegid() != SupervisorID {
+		return fmt.Errorf("the supervisor was started with the group %d and %d more (%v)", os.Getgid(), len(groups), err)
+	}
 	for _, err := range []error{
 		all("keeping capabilities", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1),
-		syscall.Setgroups(nil),
-		syscall.Setresgid(supervisorID, supervisorID, supervisorID),
-		syscall.Setresuid(supervisorID, supervisorID, supervisorID),
+		syscall.Setresuid(SupervisorID, SupervisorID, SupervisorID),
 		all("capabilities", unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data[0]))),
 	} {
 		if err != nil {

@@ -37,6 +37,11 @@ const (
 	Path  = Dir + "/bulkhead"
 )
 
+// SupervisorID is the supervisor's own number under a foreign kernel: nothing
+// that it starts can signal it or attach to it. It is started with it as its group;
+// as its user only root has the capabilities that it needs to become another.
+const SupervisorID = 65533
+
 const (
 	maxReport = 64 << 10 // bytes of one message from the supervisor
 	maxText   = 500      // characters of an error text from the supervisor

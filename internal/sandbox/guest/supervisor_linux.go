@@ -44,6 +44,8 @@ type supervisor struct {
 	byPID    map[int]*command
 	commands map[uint32]*command
 
+	prepared chan struct{} // closed when this process is ready for commands beside it
+
 	sights  *sights  // nil: nobody wants to know
 	foreign *Foreign // nil: the host's kernel
 	arrived arrivals
@@ -129,7 +131,6 @@ func begin(kept ...int) {
 	if err != nil {
 		os.Exit(failBegin(err))
 	}
-	ignoreSignals()
 }
 
 // openOOMScore must come before this process becomes undumpable.
@@ -152,7 +153,6 @@ func superviseConfined() int {
 	if err := hide("bulkhead-guest"); err != nil {
 		return failBegin(err)
 	}
-	ignoreSignals()
 	unix.CloseOnExec(controlFD)
 	conn, err := frame.New(os.NewFile(controlFD, "control socket"))
 	if err != nil {
@@ -163,11 +163,6 @@ func superviseConfined() int {
 
 // superviseWith is the supervisor for the rest of its life.
 func superviseWith(conn *frame.Conn, setup Setup, oomScore *os.File) int {
-	threads := 8
-	if setup.Guard != nil {
-		threads += 8 // its workers wait in the kernel
-	}
-	prepareThreads(threads)
 	fail := func(err error) int { return failSetup(conn, err) }
 	devices, err := devicesOf(setup.Layers)
 	if err == nil {
@@ -194,7 +189,7 @@ func superviseWith(conn *frame.Conn, setup Setup, oomScore *os.File) int {
 		return fail(err)
 	}
 	files = append(files, ports...)
-	s := &supervisor{conn: conn, oomScore: oomScore, byPID: map[int]*command{}, commands: map[uint32]*command{}, foreign: setup.Foreign,
+	s := &supervisor{conn: conn, oomScore: oomScore, byPID: map[int]*command{}, commands: map[uint32]*command{}, foreign: setup.Foreign, prepared: make(chan struct{}),
 		arrived: arrivals{waiting: map[uint32]chan *os.File{}, slots: make(chan struct{}, maxArrivals)}}
 	if setup.Sights {
 		s.sights = newSights()
@@ -211,6 +206,12 @@ func superviseWith(conn *frame.Conn, setup Setup, oomScore *os.File) int {
 		return fail(r.err)
 	}
 	go s.reap()
+	// What only commands could disturb is made while the controller makes up its mind.
+	go func() {
+		prepareThreads(10)
+		ignoreSignals()
+		close(s.prepared)
+	}()
 	report := report{Kind: kindReady, V6: v6, Devices: devices}
 	if s.foreign != nil {
 		report.V6 = false
@@ -272,6 +273,7 @@ func (s *supervisor) serve(work chan<- func()) int {
 		}
 		switch {
 		case r.Start != nil:
+			<-s.prepared
 			work <- func() { s.start(startRequest{*r.Start, files}) }
 		case r.Signal != nil:
 			work <- func() { s.signal(*r.Signal) }
