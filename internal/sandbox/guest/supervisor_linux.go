@@ -325,6 +325,14 @@ func (s *supervisor) setLine(r lineRequest) {
 // to them from it. The same thread has the filter that asks the guard.
 func (s *supervisor) spawn(g *guard.Setup, work <-chan func(), ready chan<- spawnReady) {
 	runtime.LockOSThread()
+	if unix.Gettid() == os.Getpid() {
+		// A signal to the process asks for the domain of its first thread, which must
+		// not be the commands' own. This goroutine keeps it from the next.
+		ended := make(chan struct{})
+		go func() { defer close(ended); s.spawn(g, work, ready) }()
+		<-ended
+		return
+	}
 	r := spawnReady{listener: -1}
 	if s.foreign == nil {
 		r.err = scopeThread()
