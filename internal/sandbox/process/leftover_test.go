@@ -57,7 +57,13 @@ func controllerUnderTest() int {
 		return 1
 	}
 	for range 1000 {
-		if len(sandboxtest.InNamespace(p.Namespace)) >= 5 {
+		sleeping := 0
+		for _, q := range sandboxtest.InNamespace(p.Namespace) { // a shell on its way does not count
+			if name, _ := os.ReadFile("/proc/" + q + "/comm"); string(name) == "sleep\n" {
+				sleeping++
+			}
+		}
+		if sleeping == 3 {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)
