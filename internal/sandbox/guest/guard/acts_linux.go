@@ -455,6 +455,7 @@ func (t *task) rename(oldfd, oldarg, newfd, newarg int, flags uint) verdict {
 		return failed(errno)
 	}
 	g := t.g
+	g.settled() // as for unlink
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	do := func() verdict { return result(unix.Renameat2(from.dir, from.at(), to.dir, to.at(), flags)) }
@@ -525,6 +526,7 @@ func (t *task) unlink(dirfd, arg, flags int) verdict {
 		return failed(errno)
 	}
 	g := t.g
+	g.settled() // NFS and FUSE keep an open file under another name, and its folder with it
 	g.mu.RLock()
 	defer g.mu.RUnlock()
 	f, _ := g.folder(p.path)

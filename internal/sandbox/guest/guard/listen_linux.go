@@ -292,11 +292,16 @@ func noticed(fd int) bool {
 	return unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o111 != 0
 }
 
-// letGo waits until what was handed over so far is closed here, and lets the call go
-// on: nothing is judged, so it does not matter what its pointers lead to.
+// settled returns when all that was handed over so far is closed here.
+func (g *Guard) settled() {
+	g.handing.Lock()
+	defer g.handing.Unlock()
+}
+
+// letGo lets a call go on that could notice a copy here: nothing is judged, so it does
+// not matter what its pointers lead to.
 func (t *task) letGo() verdict {
-	t.g.handing.Lock()
-	defer t.g.handing.Unlock()
+	t.g.settled()
 	return verdict{goOn: true, fd: -1}
 }
 
