@@ -1,10 +1,12 @@
 package modelstub
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
+	"testing/iotest"
 )
 
 type answerer func(*http.Request) *http.Response
@@ -46,6 +48,62 @@ func TestLiveModelIsHeard(t *testing.T) {
 			t.Errorf("%s: %+v", c.path, rec)
 		}
 		s.Close()
+	}
+}
+
+// lasting is an answer that has said all and does not end before its reader leaves.
+type lasting struct {
+	io.Reader
+	left context.Context
+}
+
+func (l lasting) Read(p []byte) (int, error) {
+	if n, err := l.Reader.Read(p); err == nil {
+		return n, nil
+	}
+	<-l.left.Done()
+	return 0, l.left.Err()
+}
+
+// An agent that leaves is no failure of the model; a model that breaks off is.
+func TestLiveModelIsLeft(t *testing.T) {
+	for leaves, failure := range map[bool]string{true: "", false: "the answer broke off: unexpected EOF"} {
+		left := make(chan struct{})
+		s, err := Start(Config{Key: "k", Live: answerer(func(r *http.Request) *http.Response {
+			said := strings.NewReader("data: {\"type\":\"content_block_delta\",\"delta\":{\"type\":\"text_delta\",\"text\":\"No.\"}}\n\n")
+			var body io.Reader = io.MultiReader(said, iotest.ErrReader(io.ErrUnexpectedEOF))
+			if leaves {
+				body = lasting{said, r.Context()}
+			}
+			context.AfterFunc(r.Context(), func() { close(left) })
+			return &http.Response{StatusCode: 200, Status: "200 OK", Header: http.Header{"Content-Type": {"text/event-stream"}}, Body: io.NopCloser(body)}
+		})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, leave := context.WithCancel(t.Context())
+		r, err := http.NewRequestWithContext(ctx, "POST", s.URL()+"/v1/messages", strings.NewReader(`{"model":"m","max_tokens":5,"stream":true,"messages":[{"role":"user","content":"x"}]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("X-Api-Key", "k")
+		r.Header.Set("Anthropic-Version", "2023-06-01")
+		res, err := client(t, s, false).Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(res.Body, make([]byte, 40)); err != nil {
+			t.Fatal(err)
+		}
+		if leaves {
+			leave()
+		}
+		<-left
+		s.Close() // when all is answered
+		if rec := s.Records()[0]; rec.Said != "No." || rec.Failure != failure {
+			t.Errorf("leaves %t: %+v", leaves, rec)
+		}
+		leave()
 	}
 }
 
