@@ -29,9 +29,12 @@ func (l *Layer) Changes(root *os.File, p *Protected) ([]Change, error) {
 }
 
 // Count is about how many changes there are: a file of the same size and time is
-// taken for the same.
+// taken for the same, unless there is no other change. Zero is exact.
 func (l *Layer) Count(root *os.File) (int, error) {
 	list, err := l.changes(root, ForPatterns(nil), true)
+	if err == nil && len(list) == 0 {
+		list, err = l.changes(root, ForPatterns(nil), false)
+	}
 	return len(list), err
 }
 

@@ -191,6 +191,18 @@ func TestChanges(t *testing.T) {
 	}
 }
 
+// A layer is dropped if nothing is counted: what size and time don't show counts too.
+func TestCountOfEqualSizesAndTimes(t *testing.T) {
+	d := newDesk(t, someFiles)
+	st, err := os.Stat(d.real("a"))
+	d.must(err)
+	d.put(d.up("a"), strings.Repeat("x", int(st.Size())), st.Mode().Perm())
+	d.must(os.Chtimes(d.up("a"), st.ModTime(), st.ModTime()))
+	if n, err := d.layer.Count(d.root); err != nil || n != 1 {
+		t.Errorf("counted %d, %v", n, err)
+	}
+}
+
 func TestOtherMarks(t *testing.T) {
 	d := newDesk(t, someFiles)
 	d.put(d.up("dir/sub/d"), "d", 0o644)
