@@ -21,25 +21,17 @@ var (
 	// that it has handed over, which its caller has closed: what makes a file
 	// executable (it would be busy), and locks that do not wait. They are asked about
 	// where an argument has one of these bits, so that the guard lets that copy go first.
+	// Modes with a bit that gives others the owner's rights it judges.
 	noticing = []struct {
 		name    string
 		arg     int
 		bits    uint32
 		exactly bool
 	}{
-		{"chmod", 1, 0o111, false}, {"fchmod", 1, 0o111, false}, {"fchmodat", 2, 0o111, false}, {"fchmodat2", 2, 0o111, false},
+		{"chmod", 1, 0o6111, false}, {"fchmod", 1, 0o6111, false}, {"fchmodat", 2, 0o6111, false}, {"fchmodat2", 2, 0o6111, false},
 		{"flock", 1, unix.LOCK_NB, false}, {"fcntl", 1, unix.F_OFD_SETLK, true},
 	}
 )
-
-// Noticing are the calls of which the listener has nothing to judge: it answers when no
-// copy of a descriptor that it handed over is left with it.
-func Noticing() (names []string) {
-	for _, c := range noticing {
-		names = append(names, c.name)
-	}
-	return names
-}
 
 const openForWriting = unix.O_WRONLY | unix.O_RDWR | unix.O_CREAT | unix.O_TRUNC
 

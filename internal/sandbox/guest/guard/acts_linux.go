@@ -90,6 +90,7 @@ func (t *task) openAt(p place, flags int, mode uint64) verdict {
 	if f == nil {
 		return t.hand(p.dir, p.name, flags|unix.O_NOFOLLOW|unix.O_NOCTTY, uint32(mode&0o7777), flags)
 	}
+	mode &^= otherUsers
 	var v verdict
 	if f.Versions {
 		v = t.openKept(p, flags, uint32(mode&0o7777))
@@ -235,8 +236,12 @@ func (t *task) openNameless(p place, flags int, mode uint64) verdict {
 	if errno := t.reachable(real); errno != 0 {
 		return failed(errno)
 	}
+	f, _ := t.g.folder(real)
+	if f != nil {
+		mode &^= otherUsers
+	}
 	v := t.hand(dir, ".", flags&^unix.O_CREAT, uint32(mode&0o7777), flags)
-	if f, _ := t.g.folder(real); v.fd >= 0 && f != nil && f.Versions {
+	if v.fd >= 0 && f != nil && f.Versions {
 		t.g.past.created(v.fd)
 	}
 	return v
@@ -349,6 +354,9 @@ func (t *task) mknod(dirfd, arg int, mode uint64) verdict {
 	default:
 		return failed(unix.EPERM)
 	}
+	if f, _ := t.g.folder(p.path); f != nil {
+		mode &^= otherUsers
+	}
 	return t.make(p, k, func() error { return unix.Mknodat(p.dir, p.at(), uint32(mode), 0) })
 }
 
@@ -403,6 +411,7 @@ func (t *task) link(oldfd, oldarg, newfd, newarg, flags int) verdict {
 		return result(err)
 	}
 	g.past.begins(t, to)
+	g.past.keeps(to.full()) // nothing was there: what the new name leads to is no earlier content of it
 	return done()
 }
 
@@ -553,6 +562,64 @@ func (t *task) unlink(dirfd, arg, flags int) verdict {
 		g.past.forget(st)
 	}
 	return result(err)
+}
+
+// otherUsers are the bits by which others run a file with its owner's rights. The
+// mounts of the sandbox ignore them, the host does not.
+const otherUsers = unix.S_ISUID | unix.S_ISGID
+
+// chmod keeps these bits off the files of guarded folders. Every other mode is the
+// kernel's business.
+func (t *task) chmod(dirfd, arg int, mode uint64, flags int) verdict {
+	if mode&otherUsers == 0 {
+		return t.letGo()
+	}
+	if flags&^(unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH) != 0 {
+		return failed(unix.EINVAL)
+	}
+	if flags&unix.AT_SYMLINK_NOFOLLOW == 0 {
+		flags |= unix.AT_SYMLINK_FOLLOW
+	}
+	h, errno := t.linkSource(dirfd, arg, flags&(unix.AT_SYMLINK_FOLLOW|unix.AT_EMPTY_PATH))
+	if errno != 0 {
+		return failed(errno)
+	}
+	return t.chmodHandle(h, mode)
+}
+
+func (t *task) fchmod(fd int, mode uint64) verdict {
+	if mode&otherUsers == 0 {
+		return t.letGo()
+	}
+	h, errno := t.handle(fd, 0)
+	if errno == 0 && !t.g.alive(t.id) {
+		errno = unix.EINTR
+	}
+	if errno != 0 {
+		return failed(errno)
+	}
+	return t.chmodHandle(h, mode)
+}
+
+func (t *task) chmodHandle(h int, mode uint64) verdict {
+	var st unix.Stat_t
+	if err := unix.Fstat(h, &st); err != nil {
+		return result(err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		real, errno := t.g.realPath(h)
+		if errno == 0 {
+			errno = t.reachable(real)
+		}
+		if errno != 0 {
+			return failed(errno)
+		}
+		if f, _ := t.g.folder(real); f != nil {
+			return t.refuse(real, "with set-user-ID or set-group-ID anybody on the host could run it with its owner's rights")
+		}
+	}
+	t.g.settled()
+	return result(unix.Chmod("/proc/self/fd/"+strconv.Itoa(h), uint32(mode&0o7777)))
 }
 
 func (t *task) truncate(arg int, size int64) verdict {

@@ -363,9 +363,12 @@ func operations() (map[int32]*op, error) {
 			}
 			return verdict{goOn: true, fd: -1} // it has no pointer that could be exchanged
 		}},
-	}
-	for _, name := range seccomp.Noticing() {
-		ops = append(ops, op{name, false, (*task).letGo})
+		{"chmod", false, func(t *task) verdict { return t.chmod(t.cwd(), 0, t.args[1], 0) }},
+		{"fchmod", false, func(t *task) verdict { return t.fchmod(t.fd(0), t.args[1]) }},
+		{"fchmodat", false, func(t *task) verdict { return t.chmod(t.fd(0), 1, t.args[2], 0) }},
+		{"fchmodat2", false, func(t *task) verdict { return t.chmod(t.fd(0), 1, t.args[2], int(int32(t.args[3]))) }},
+		{"flock", false, (*task).letGo},
+		{"fcntl", false, (*task).letGo},
 	}
 	numbers, err := seccomp.Numbers()
 	if err != nil {
