@@ -94,7 +94,7 @@ func (t *task) openAt(p place, flags int, mode uint64) verdict {
 	var v verdict
 	if f.Versions {
 		v = t.openKept(p, flags, uint32(mode&0o7777))
-	} else {
+	} else if v = t.part(p); v.errno == 0 {
 		v = t.hand(p.dir, p.name, flags|unix.O_NOFOLLOW|unix.O_NOCTTY, uint32(mode&0o7777), flags)
 	}
 	if v.errno == 0 {
@@ -130,6 +130,9 @@ func (t *task) openKept(p place, flags int, mode uint32) verdict {
 			return failed(unix.ELOOP)
 		case unix.S_IFREG:
 			if v := t.g.past.before(t, p, flags&unix.O_TRUNC != 0); v.errno != 0 {
+				return v
+			}
+			if v := t.part(p); v.errno != 0 {
 				return v
 			}
 		}
@@ -260,46 +263,84 @@ func (t *task) openMagic(p place, flags int) verdict {
 func (t *task) openHandle(h, flags int) verdict {
 	t.g.mu.RLock()
 	defer t.g.mu.RUnlock()
-	if v := t.judgeHandle(h, flags&unix.O_TRUNC != 0); v.errno != 0 {
+	p, v := t.judgeHandle(h, flags&unix.O_TRUNC != 0)
+	if v.errno == 0 {
+		h, v = t.partHandle(h, p)
+	}
+	if v.errno != 0 {
 		return v
 	}
 	return t.hand(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(h), flags&^(unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW)|unix.O_NOCTTY, 0, flags)
 }
 
-// judgeHandle judges writing to what a handle is open on, by its real path.
-func (t *task) judgeHandle(h int, again bool) verdict {
+// judgeHandle judges writing to what a handle is open on, by its real path. The place
+// has a folder if that is in a guarded one.
+func (t *task) judgeHandle(h int, again bool) (place, verdict) {
+	none := place{dir: -1}
 	real, errno := t.g.realPath(h)
 	if errno != 0 {
-		return failed(errno)
+		return none, failed(errno)
 	}
 	if errno := t.reachable(real); errno != 0 {
-		return failed(errno)
+		return none, failed(errno)
 	}
 	if !strings.HasPrefix(real, "/") { // a pipe, a socket
-		return done()
+		return none, done()
 	}
 	cut := strings.LastIndexByte(real, '/')
-	p := place{path: real[:max(cut, 1)], name: real[cut+1:]}
+	p := place{dir: -1, path: real[:max(cut, 1)], name: real[cut+1:]}
 	f, _ := t.g.folder(p.path)
 	if f == nil {
-		return done()
+		return none, done()
 	}
 	if reason := t.g.forbidden(p, aFile); reason != "" {
-		return t.refuse(real, reason)
-	}
-	if !f.Versions {
-		return done()
+		return none, t.refuse(real, reason)
 	}
 	dir, err := unix.Open(t.g.base+p.path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return done() // removed: it has no name that could lose something
+		return p, done() // removed: it has no name that could lose something
 	}
 	p.dir = t.own(dir)
-	var here, there unix.Stat_t
-	if unix.Fstat(h, &there) != nil || unix.Fstatat(dir, p.name, &here, unix.AT_SYMLINK_NOFOLLOW) != nil || here.Ino != there.Ino || here.Dev != there.Dev {
-		return done()
+	if !f.Versions || !isAt(p, h) {
+		return p, done()
 	}
-	return t.g.past.before(t, p, again)
+	return p, t.g.past.before(t, p, again)
+}
+
+// isAt reports whether a name leads to what a handle is open on.
+func isAt(p place, h int) bool {
+	var here, there unix.Stat_t
+	return p.dir >= 0 && unix.Fstat(h, &there) == nil && unix.Fstatat(p.dir, p.name, &here, unix.AT_SYMLINK_NOFOLLOW) == nil &&
+		here.Ino == there.Ino && here.Dev == there.Dev
+}
+
+// partHandle is part for what judgeHandle has judged; the handle that it returns is
+// the one to write to.
+func (t *task) partHandle(h int, p place) (int, verdict) {
+	if p.path == "" {
+		return h, done()
+	}
+	st, err := look(h, "")
+	if err != nil {
+		return h, result(err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink == 0 || t.g.past.ours(st) {
+		return h, done()
+	}
+	if !isAt(p, h) {
+		return h, t.refuse(strings.TrimSuffix(p.full(), " (deleted)"), "it has no name here any more, and others (hard links) elsewhere")
+	}
+	if st.Nlink == 1 {
+		return h, done()
+	}
+	if v := t.part(p); v.errno != 0 {
+		return h, v
+	}
+	fd, err := unix.Openat(p.dir, p.name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return h, result(err)
+	}
+	return t.own(fd), done()
 }
 
 // make judges a new name and makes it.
@@ -397,8 +438,12 @@ func (t *task) link(oldfd, oldarg, newfd, newarg, flags int) verdict {
 	// A second name of a protected file, or of one that has no version yet, would
 	// be a way past its first.
 	if st.Mode&unix.S_IFMT == unix.S_IFREG {
-		if v := t.judgeHandle(source, true); v.errno != 0 {
+		p, v := t.judgeHandle(source, true)
+		if v.errno != 0 {
 			return v
+		}
+		if isAt(p, source) {
+			g.past.links(source)
 		}
 	}
 	if reason := g.forbidden(to, kindOf(&st)); reason != "" {
@@ -646,7 +691,11 @@ func (t *task) truncate(arg int, size int64) verdict {
 	}
 	t.g.mu.RLock()
 	defer t.g.mu.RUnlock()
-	if v := t.judgeHandle(h, true); v.errno != 0 {
+	p, v := t.judgeHandle(h, true)
+	if v.errno == 0 {
+		h, v = t.partHandle(h, p)
+	}
+	if v.errno != 0 {
 		return v
 	}
 	return result(unix.Truncate("/proc/self/fd/"+strconv.Itoa(h), size))

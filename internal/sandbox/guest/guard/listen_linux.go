@@ -45,6 +45,8 @@ type Guard struct {
 	// caller goes on; what could notice that copy holds it alone for a moment.
 	handing sync.RWMutex
 
+	parting sync.Mutex // one file at a time gets a copy of its own
+
 	first sync.Map // path of a git configuration → its bytes before the session's first change
 	past  past
 }
@@ -92,6 +94,7 @@ func Start(s Setup, listener int, host Host, ended func(error)) (*Guard, error) 
 	}
 	g := &Guard{list: list, fixed: map[string]bool{}, host: host, ended: ended, listener: listener, base: string(s.Base)}
 	g.past.made, g.past.kept = map[inode]struct{}{}, map[string]bool{}
+	g.past.alone, g.past.outside = map[inode]struct{}{}, map[inode]struct{}{}
 	g.past.uid, g.past.gid = uint32(os.Geteuid()), uint32(os.Getegid())
 	g.past.outer = owner{g.past.uid, g.past.gid}
 	if g.base != "" {

@@ -13,6 +13,9 @@ type past struct {
 	mu   sync.Mutex
 	made map[inode]struct{} // of the session
 	kept map[string]bool    // paths that have a version
+	// Files that were there: with a second name that the session made, and with others
+	// that it did not make, under a new name.
+	alone, outside map[inode]struct{}
 
 	uid, gid uint32 // of the guard
 	outer    owner  // what these are outside
@@ -97,6 +100,7 @@ func (p *past) keeps(path string) {
 func (p *past) forget(st *unix.Statx_t) {
 	p.mu.Lock()
 	delete(p.made, identify(st))
+	delete(p.alone, identify(st))
 	p.mu.Unlock()
 }
 
@@ -159,7 +163,11 @@ func (p *past) mayGo(t *task, at place) (reason string) {
 // move notes that a file has a version under the name that it leaves: under the
 // new one it may go.
 func (p *past) move(st *unix.Statx_t) {
+	shared := p.shared(st)
 	p.mu.Lock()
 	p.made[identify(st)] = struct{}{}
+	if shared {
+		p.outside[identify(st)] = struct{}{}
+	}
 	p.mu.Unlock()
 }
