@@ -135,6 +135,7 @@ var harmlessKeys = map[string]map[string]func(string) bool{
 	"author":      {"name": anyValue, "email": anyValue},
 	"committer":   {"name": anyValue, "email": anyValue},
 	"init":        {"defaultbranch": anyValue},
+	"index":       {"sparse": boolean, "version": number},
 	"pull":        {"rebase": anyValue, "ff": anyValue, "octopus": anyValue},
 	"push":        {"default": anyValue, "autosetupremote": boolean, "followtags": boolean},
 	"fetch":       {"prune": boolean, "prunetags": boolean, "parallel": number},

@@ -63,7 +63,7 @@ func TestCheckConfig(t *testing.T) {
 		after, before, want string // want "" means that it may change so
 	}{
 		{"[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n\tlogallrefupdates = true\n", "", ""},
-		{own, own, ""},
+		{own, own, ""}, {"[core]\n\tsparseCheckout = true\n\tsparseCheckoutCone = true\n[index]\n\tsparse = true\n", "", ""},
 		{own + "[branch \"b\"]\n\tremote = x\n\tmerge = refs/heads/b\n[user]\n\tname = a b ; d\n", own, ""},
 		{own + "[remote \"fork\"]\n\turl = git@b.example:y\n\tfetch = +refs/heads/*:refs/remotes/fork/*\n", own, ""},
 		{strings.Replace(own, "[branch \"main\"]\n\tremote = origin\n\tmerge = refs/heads/main\n", "", 1), own, ""},
