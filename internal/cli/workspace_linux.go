@@ -411,14 +411,18 @@ it and keeps a version.
 				return err
 			}
 			if len(report.Changed) == 0 && len(report.Conflicts) == 0 {
-				notice(cmd)("%s: nothing to take back", k.Session)
+				what := "nothing to take back"
+				if len(k.paths) > 0 {
+					what += " there\nwhat it changed: bulkhead workspace versions " + string(k.Session)
+				}
+				notice(cmd)("%s: %s", k.Session, what)
 				return nil
 			}
 			if len(report.Changed) > 0 {
 				fmt.Fprintf(cmd.OutOrStdout(), "brought back %s in %s\n", plural(len(report.Changed), "path"), tree.Show(k.Workspace))
 			}
 			if len(report.Conflicts) > 0 {
-				return vocabulary.Exitf(vocabulary.ExitRefused, "%s:\n%s", plural(len(report.Conflicts), "path")+" can't be taken back as they are",
+				return vocabulary.Exitf(vocabulary.ExitRefused, "%s:\n%s", plural(len(report.Conflicts), "path")+" can't be taken back",
 					lines(report.Conflicts, func(c *journal.Conflict) string { return tree.Show(c.Path) + " " + c.Why }))
 			}
 			return nil

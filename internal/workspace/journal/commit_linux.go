@@ -108,7 +108,7 @@ func nothing(err error) error {
 	case errors.Is(err, unix.EROFS):
 		remedy = "\nthe workspace is on a filesystem that can only be read"
 	case errors.Is(err, fs.ErrPermission):
-		remedy = "\nchange its mode or owner, and try again"
+		remedy = "\nchange its mode, owner or attributes (lsattr), or name other paths"
 	}
 	return vocabulary.Exitf(code, "%w\nnothing was changed%s", err, remedy)
 }
