@@ -88,7 +88,7 @@ func writable(what string, f Folder, p place) error {
 	case err == unix.EROFS:
 		return refuse(what+" "+show(f.Path)+" lies on a read-only filesystem", f.Pos, "use mode ro, or mount it writable")
 	case err != nil:
-		return refuse(what+" "+show(f.Path)+" is not writable for you", f.Pos, "use mode ro, or change the owner of "+show(p.path))
+		return refuse(what+" "+show(f.Path)+" is not writable for you", f.Pos, "use mode ro, or change the mode or owner of "+show(p.path))
 	}
 	return nil
 }
