@@ -91,7 +91,9 @@ func (p *past) copyOver(dir int, name string) error {
 			return err
 		}
 	}
-	copyAttributes(to, from)
+	if err := copyAttributes(to, from); err != nil {
+		return err
+	}
 	if err := unix.Fchmod(to, st.Mode&0o1777); err != nil {
 		return err
 	}
@@ -141,17 +143,25 @@ func copyData(to, from int, size int64) error {
 	return nil
 }
 
-// copyAttributes copies what can be: access control lists, and names of the user's.
-func copyAttributes(to, from int) {
+const aclAttribute = "system.posix_acl_access"
+
+// copyAttributes copies what can be. Without its access control list a file would be
+// open to its group as far as to anybody in that list.
+func copyAttributes(to, from int) error {
 	buf := make([]byte, 64<<10)
 	n, err := unix.Flistxattr(from, buf)
 	if err != nil {
-		return
+		return nil // this filesystem has none
 	}
 	value := make([]byte, 64<<10)
 	for _, name := range bytes.Split(bytes.TrimRight(buf[:n], "\x00"), []byte{0}) {
-		if m, err := unix.Fgetxattr(from, string(name), value); err == nil {
-			_ = unix.Fsetxattr(to, string(name), value[:m], 0)
+		m, err := unix.Fgetxattr(from, string(name), value)
+		if err == nil {
+			err = unix.Fsetxattr(to, string(name), value[:m], 0)
+		}
+		if err != nil && string(name) == aclAttribute {
+			return fmt.Errorf("its access control list names others: %w", err)
 		}
 	}
+	return nil
 }
