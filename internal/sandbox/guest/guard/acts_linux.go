@@ -509,7 +509,9 @@ func (t *task) rename(oldfd, oldarg, newfd, newarg int, flags uint) verdict {
 		return failed(errno)
 	}
 	g := t.g
-	g.settled() // as for unlink
+	if keepsOpen(to.dir) {
+		g.settled()
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	do := func() verdict { return result(unix.Renameat2(from.dir, from.at(), to.dir, to.at(), flags)) }
@@ -571,6 +573,21 @@ func (t *task) movePast(from, to place, moved *unix.Stat_t, occupied bool) verdi
 	return done()
 }
 
+// keepsOpen says of a folder's filesystem that it keeps a file that is removed while it
+// is open under another name, and so the folder: the copies here must go first. It
+// costs other filesystems half of a checkout's speed.
+func keepsOpen(dir int) bool {
+	var fs unix.Statfs_t
+	if unix.Fstatfs(dir, &fs) != nil {
+		return true
+	}
+	switch fs.Type {
+	case unix.NFS_SUPER_MAGIC, unix.FUSE_SUPER_MAGIC, unix.V9FS_MAGIC, unix.CIFS_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC:
+		return true
+	}
+	return false
+}
+
 func (t *task) unlink(dirfd, arg, flags int) verdict {
 	if flags&^unix.AT_REMOVEDIR != 0 {
 		return failed(unix.EINVAL)
@@ -580,7 +597,9 @@ func (t *task) unlink(dirfd, arg, flags int) verdict {
 		return failed(errno)
 	}
 	g := t.g
-	g.settled() // NFS and FUSE keep an open file under another name, and its folder with it
+	if keepsOpen(p.dir) {
+		g.settled()
+	}
 	g.mu.RLock()
 	defer g.mu.RUnlock()
 	f, _ := g.folder(p.path)
